@@ -1,0 +1,287 @@
+"""The command line.  Nothing heavy is imported before a command needs it: `--help` and `check` answer at once.
+
+Exit codes: 0 done, 1 the study failed, 2 the user's input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from lightning_autoresearch.spec import Spec
+    from lightning_autoresearch.study import Study
+    from lightning_autoresearch.summary import StudySummary
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+EPILOG = """\
+first steps:
+  lightning-autoresearch init quickstart     copy a recipe and its spec into this folder
+  lightning-autoresearch check quickstart.yaml
+  lightning-autoresearch fit quickstart.yaml
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:
+        from lightning_autoresearch.errors import InputError, ResearchError, StudyLocked
+
+        if not isinstance(error, ResearchError):
+            raise
+        print(error, file=sys.stderr)
+        return WRONG_INPUT if isinstance(error, (InputError, StudyLocked)) else FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="lightning-autoresearch",
+        description="Research on model training that can be believed.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    fit = _command(commands, "fit", _fit, "run a study, or go on with it")
+    _add_spec(fit)
+    fit.add_argument("--study", metavar="DIR", help="folder of the study (default: studies/<name> below this folder)")
+    fit.add_argument("--plain", action="store_true", help="plain log lines instead of the live view")
+
+    check = _command(commands, "check", _check, "name every fault of a spec, without running it")
+    _add_spec(check)
+    check.add_argument(
+        "--deep", action="store_true", help="also build model, data and trainer and run two steps at every scale"
+    )
+
+    status = _command(commands, "status", _status, "show a study, running or not")
+    _add_study(status)
+    status.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+    report = _command(commands, "report", _report, "write the HTML report of a study")
+    _add_study(report)
+    report.add_argument(
+        "--output", metavar="FILE", help="where to write it (default: report.html in the study's folder)"
+    )
+
+    adopt = _command(commands, "adopt", _adopt, "put the confirmed revision in the place of your spec")
+    _add_study(adopt)
+    adopt.add_argument("--to", metavar="FILE", help="the spec to replace (default: the one that the study began with)")
+
+    init = _command(commands, "init", _init, "copy a recipe and its spec into a folder of yours")
+    init.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="name of the recipe; without it the recipes are listed"
+    )
+    init.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to (default: this folder)")
+
+    _command(commands, "schema", _schema, "print the JSON Schema of a spec, for an editor")
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from lightning_autoresearch import __version__
+
+        print(__version__)
+        parser.exit()
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    help: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_spec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", metavar="SPEC", help="the spec, a YAML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a value of the spec for this call, for example budget.trials=40; may be repeated",
+    )
+
+
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="DIR", help="folder of the study, for example studies/quickstart")
+
+
+def _load(arguments: argparse.Namespace) -> Spec:
+    from lightning_autoresearch.spec import load_spec
+
+    return load_spec(arguments.spec, overrides=arguments.set)
+
+
+# -- fit ---------------------------------------------------------------------------------------------------------------
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    import shlex
+
+    from lightning_autoresearch.fold import Watcher
+    from lightning_autoresearch.study import Study
+    from lightning_autoresearch.view import LiveView, PlainView, closing_text
+
+    spec = _load(arguments)
+    study = Study(spec, folder=arguments.study, command=shlex.join(["lightning-autoresearch", *sys.argv[1:]]))
+    with PlainView() if arguments.plain or not sys.stdout.isatty() else LiveView() as view:
+        watcher = Watcher(view.update, folder=study.folder)
+        study.listen(watcher)
+        _stop_on_signals(study)
+        summary = study.run()
+        watcher.flush()
+    _print(closing_text(summary))
+    return _exit_code(summary)
+
+
+def _print(text: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(text)
+
+
+def _exit_code(summary: StudySummary) -> int:
+    return {"failed": FAILED, "interrupted": INTERRUPTED}.get(summary.phase, DONE)
+
+
+def _stop_on_signals(study: Study) -> None:
+    """First Ctrl-C (or SIGTERM): stop after a clean write; second: at once."""
+    import signal
+
+    def handle(signum: int, _: object) -> None:
+        signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler)
+        study.interrupt()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+
+
+# -- check -------------------------------------------------------------------------------------------------------------
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    spec = _load(arguments)
+    for note in spec.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(
+        f"{arguments.spec}: a valid spec: {len(spec.search_space)} keys to search, "
+        f"scales {' -> '.join(scale.name for scale in spec.scales)}, {spec.budget.trials} trials"
+    )
+    if not arguments.deep:
+        return DONE
+    from lightning_autoresearch.deep_check import check_deeply
+
+    faults = 0
+    for line, good in check_deeply(spec):
+        print(line, file=sys.stdout if good else sys.stderr, flush=True)
+        faults += not good
+    return WRONG_INPUT if faults else DONE
+
+
+# -- status, report, adopt ---------------------------------------------------------------------------------------------
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from lightning_autoresearch.fold import summarize
+
+    summary = summarize(_study_folder(arguments))
+    if arguments.json:
+        import json
+
+        from lightning_autoresearch.status import status_json
+
+        print(json.dumps(status_json(summary), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from lightning_autoresearch.view import render
+
+        _print(render(summary, width=Console().width))
+    return DONE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from lightning_autoresearch.fold import summarize
+    from lightning_autoresearch.report import write_report
+
+    folder = _study_folder(arguments)
+    path = Path(arguments.output) if arguments.output else folder / "report.html"
+    write_report(summarize(folder), path)
+    print(path)
+    return DONE
+
+
+def _adopt(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from lightning_autoresearch.adopt import adopt
+
+    print(adopt(_study_folder(arguments), to=Path(arguments.to) if arguments.to else None))
+    return DONE
+
+
+def _study_folder(arguments: argparse.Namespace) -> Path:
+    from pathlib import Path
+
+    from lightning_autoresearch.errors import InputError
+    from lightning_autoresearch.journal import FILE_NAME
+
+    folder = Path(arguments.study)
+    if not (folder / FILE_NAME).is_file():
+        raise InputError(
+            f"{folder}: there is no study here; name the folder that `fit` wrote, for example studies/quickstart"
+        )
+    return folder
+
+
+# -- init, schema ------------------------------------------------------------------------------------------------------
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from lightning_autoresearch.init import copy_recipe, recipe_names
+
+    if arguments.recipe is None:
+        print("\n".join(recipe_names()))
+        return DONE
+    for path in copy_recipe(arguments.recipe, Path(arguments.folder)):
+        print(path)
+    return DONE
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from lightning_autoresearch.spec import schema_text
+
+    print(schema_text(), end="")
+    return DONE

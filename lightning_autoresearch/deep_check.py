@@ -1,0 +1,59 @@
+"""`check --deep`: build model, data and trainer at every scale and run two steps of each."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from lightning_autoresearch.executor import make_executor
+from lightning_autoresearch.guards import broken_bounds
+from lightning_autoresearch.scales import Scale
+from lightning_autoresearch.spec import Spec
+from lightning_autoresearch.study import make_job, search_path
+from lightning_autoresearch.trial import Job, Purpose, Trial, TrialResult, TrialStatus
+
+TWO_STEPS = {"max_steps": 2, "limit_val_batches": 2}
+
+
+def check_deeply(spec: Spec) -> Iterator[tuple[str, bool]]:
+    """Try every scale of a spec, one after the other.
+
+    Returns:
+        (a line in words, whether it is good) per scale.
+    """
+    executor = make_executor(spec.execution, task=spec.task, search_path=search_path(spec))
+    try:
+        with tempfile.TemporaryDirectory(prefix="lightning-autoresearch-") as folder:
+            for scale in spec.scales:
+                place = Path(folder) / scale.name
+                place.mkdir()
+                executor.submit(_short_job(spec, scale), place)
+                while (result := executor.outcome(place)) is None:
+                    executor.wait(0.2)
+                yield _in_words(spec, scale, result)
+    finally:
+        executor.close()
+
+
+def _short_job(spec: Spec, scale: Scale) -> Job:
+    trial = Trial(id="check", overrides={}, scale=scale.name, seed=0, purpose=Purpose.CALIBRATE, round=0)
+    job = make_job(spec, trial)
+    trainer = {**job.task.get("trainer", {}), **TWO_STEPS}
+    return replace(job, task={**job.task, "trainer": trainer}, requested={})
+
+
+def _in_words(spec: Spec, scale: Scale, result: TrialResult) -> tuple[str, bool]:
+    where = f"{spec.path}: scale {scale.name}"
+    if result.finished:
+        broken = broken_bounds(spec.guards, result.metrics)
+        note = f"; after two steps: {'; '.join(broken)}" if broken else ""
+        logged = ", ".join(sorted(result.metrics))
+        return (
+            f"{where}: {result.parameters:,} parameters, two steps in {result.fit_seconds:.1f} s, logs {logged}{note}",
+            True,
+        )
+    trace = "".join(f"\n    {line}" for line in result.traceback)
+    kind = result.status.value.replace("_", " ")
+    return f"{where}: {kind}: {result.failure}{trace if result.status is TrialStatus.ERROR else ''}", False

@@ -1,0 +1,282 @@
+"""From journal to summary: a fold over the entries, one at a time, so that a live view stays cheap."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning_autoresearch import codec
+from lightning_autoresearch.decision import Decision, Verdict
+from lightning_autoresearch.hypothesis import Hypothesis, SpaceEdit
+from lightning_autoresearch.journal import Entry, read_journal
+from lightning_autoresearch.space import Value
+from lightning_autoresearch.summary import (
+    ConfirmedGain,
+    Cost,
+    GateRow,
+    HypothesisRow,
+    RevisionRow,
+    StudySummary,
+    TrialRow,
+)
+from lightning_autoresearch.trial import Trial, TrialResult, TrialStatus
+
+MAX_MESSAGES = 200
+"""Messages that a summary keeps, the latest ones."""
+
+
+class Fold:
+    """Gathers entries; `summary` gives the record of the moment.  A `Listener` of a journal.
+
+    Entries of kinds that it does not know are passed over, so that an older program can show a newer journal.
+    """
+
+    def __init__(self, *, folder: Path, clock: Callable[[], float] = time.time):
+        self._folder = folder
+        self._clock = clock
+        self._header: Mapping[str, Any] = {}
+        self._trials: dict[str, TrialRow] = {}
+        self._hypotheses: dict[str, HypothesisRow] = {}
+        self._gates: dict[str, GateRow] = {}
+        self._revisions: list[RevisionRow] = []
+        self._space_edits: list[str] = []
+        self._messages: list[str] = []
+        self._noise: dict[str, float] = {}
+        self._resolvable: float | None = None
+        self._incumbent: dict[str, Value] = {}
+        self._branch: dict[str, Value] = {}
+        self._confirmed: ConfirmedGain | None = None
+        self._state: dict[str, Any] = {"phase": "created", "round": 0, "done": False, "reason": ""}
+        self._train_seconds = 0.0
+        self._closed_seconds = 0.0
+        self._session_start: float | None = None
+        self._last_time = 0.0
+
+    def on_entry(self, entry: Entry) -> None:
+        """Take in one entry."""
+        if entry.kind == "session_started" and self._session_start is not None:
+            self._closed_seconds += self._last_time - self._session_start
+        if entry.kind == "session_started":
+            self._session_start = entry.time
+        self._last_time = entry.time
+        handler = getattr(self, f"_on_{entry.kind}", None)
+        if handler:
+            handler(entry.key, entry.data)
+
+    def wall_seconds(self, *, live: bool) -> float:
+        """Wall-clock seconds over all sessions, the last one up to now (`live`) or up to its last entry."""
+        if self._session_start is None:
+            return 0.0
+        end = self._clock() if live else self._last_time
+        return self._closed_seconds + max(0.0, end - self._session_start)
+
+    def summary(self, *, live: bool = False) -> StudySummary:
+        """The study at this moment."""
+        header = self._header
+        return StudySummary(
+            name=header.get("name", self._folder.name),
+            goal=header.get("goal", ""),
+            metric=header.get("metric", "objective"),
+            mode=header.get("mode", "min"),
+            read=header.get("read", "last"),
+            rule=header.get("rule", "gate"),
+            alpha=header.get("alpha", 0.1),
+            scales=tuple(header.get("scales", ())),
+            folder=str(self._folder),
+            spec_path=header.get("spec_path", ""),
+            command=header.get("command", ""),
+            budget_trials=header.get("budget_trials", 0),
+            budget_hours=header.get("budget_hours"),
+            slots=header.get("slots", 1),
+            base=header.get("base", {}),
+            incumbent=dict(self._incumbent),
+            branch=dict(self._branch),
+            trials=tuple(self._trials.values()),
+            hypotheses=tuple(self._hypotheses.values()),
+            gates=tuple(self._gates.values()),
+            revisions=tuple(self._revisions),
+            confirmed_gain=self._confirmed,
+            noise_sd=dict(self._noise),
+            resolvable_gain=self._resolvable,
+            space_edits=tuple(self._space_edits),
+            messages=tuple(self._messages[-MAX_MESSAGES:]),
+            cost=Cost(train_seconds=self._train_seconds, wall_seconds=self.wall_seconds(live=live)),
+            environment=self._environment(),
+            **self._state,
+        )
+
+    def _environment(self) -> dict[str, Any]:
+        measured = next(
+            (
+                row.result.environment
+                for row in reversed(self._trials.values())
+                if row.result and row.result.environment
+            ),
+            {},
+        )
+        return {**self._header.get("environment", {}), **measured}
+
+    # -- one method per kind of entry --------------------------------------------------------------------------------
+
+    def _on_study_created(self, key: str, data: Mapping[str, Any]) -> None:
+        self._header = data
+        self._incumbent, self._branch = dict(data["base"]), dict(data["base"])
+        self._revisions = [RevisionRow(number=0, digest=data["text_digest"])]
+        self._messages += data["notes"]
+
+    def _on_session_started(self, key: str, data: Mapping[str, Any]) -> None:
+        self._state.update(done=False, reason="")
+
+    def _on_session_ended(self, key: str, data: Mapping[str, Any]) -> None:
+        self._state.update(phase=data["phase"], done=data["done"], reason=data["reason"])
+
+    def _on_phase(self, key: str, data: Mapping[str, Any]) -> None:
+        self._state.update(phase=data["phase"], round=data["round"])
+
+    def _on_message(self, key: str, data: Mapping[str, Any]) -> None:
+        self._messages.append(data["text"])
+
+    def _on_calibrated(self, key: str, data: Mapping[str, Any]) -> None:
+        self._noise[data["scale"]] = data["gain_sd"]
+        if data["scale"] == self._header["scales"][0]:
+            self._resolvable = data["resolvable_gain"]
+
+    def _on_trial_started(self, key: str, data: Mapping[str, Any]) -> None:
+        self._trials[key] = TrialRow(trial=codec.from_json(data, Trial), result=None)
+
+    def _on_trial_retried(self, key: str, data: Mapping[str, Any]) -> None:
+        self._messages.append(
+            f"trial {data['trial_id']} {data['status'].replace('_', ' ')} ({data['failure']}); started once more"
+        )
+
+    def _on_trial_finished(self, key: str, data: Mapping[str, Any]) -> None:
+        result = codec.from_json(data, TrialResult)
+        self._trials[key] = TrialRow(trial=self._trials[key].trial, result=result)
+        self._train_seconds += result.train_seconds
+        if not result.finished:
+            self._messages.append(f"trial {result.trial_id} {result.status.value.replace('_', ' ')}: {result.failure}")
+
+    def _on_hypothesis_stated(self, key: str, data: Mapping[str, Any]) -> None:
+        hypothesis = codec.from_json(data["hypothesis"], Hypothesis)
+        self._hypotheses[key] = HypothesisRow(hypothesis=hypothesis, round=data["round"], before=data["before"])
+
+    def _on_hypothesis_refused(self, key: str, data: Mapping[str, Any]) -> None:
+        self._messages.append(f"{data['hypothesis']['id']} was refused before any trial: {data['why']}")
+
+    def _on_screened(self, key: str, data: Mapping[str, Any]) -> None:
+        decision = codec.from_json(data["decision"], Decision)
+        self._branch = dict(data["branch"])
+        self._hypotheses[key] = replace(
+            self._hypotheses[key],
+            gain=data["gain"],
+            verdict=decision.verdict,
+            sentence=decision.sentence,
+            status=TrialStatus(data["status"]),
+        )
+
+    def _on_space_revised(self, key: str, data: Mapping[str, Any]) -> None:
+        for edit in (codec.from_json(one, SpaceEdit) for one in data["edits"]):
+            to = f" to {edit.domain}" if edit.domain else ""
+            self._space_edits.append(f"{edit.op} {edit.key}{to}: {edit.why}")
+
+    def _on_gate_opened(self, key: str, data: Mapping[str, Any]) -> None:
+        self._gates[key] = GateRow(
+            round=data["round"],
+            scale=data["scale"],
+            gains=(),
+            mean=None,
+            low=None,
+            high=None,
+            e_value=None,
+            threshold=data["threshold"],
+            verdict=None,
+            hypotheses=tuple(data["hypotheses"]),
+        )
+
+    def _on_gate_looked(self, key: str, data: Mapping[str, Any]) -> None:
+        gate, evidence = key.rsplit("/", 1)[0], data["evidence"]
+        self._gates[gate] = replace(
+            self._gates[gate],
+            gains=tuple(data["gains"]),
+            mean=evidence["mean"],
+            low=evidence["low"],
+            high=evidence["high"],
+            e_value=evidence["e_value"],
+        )
+
+    def _on_gate_decided(self, key: str, data: Mapping[str, Any]) -> None:
+        decision = codec.from_json(data["decision"], Decision)
+        self._gates[key] = replace(self._gates[key], verdict=decision.verdict, sentence=decision.sentence)
+        if decision.verdict is not Verdict.PROMOTE:
+            self._conclude(
+                data["hypotheses"], decision.verdict, f"the round's gate at scale {data['scale']}: {decision.sentence}"
+            )
+
+    def _on_promotion_refused(self, key: str, data: Mapping[str, Any]) -> None:
+        self._conclude(data["hypotheses"], Verdict.FAIL, data["why"])
+        self._messages.append(f"promotion refused: {data['why']}")
+
+    def _on_spec_revised(self, key: str, data: Mapping[str, Any]) -> None:
+        self._revisions.append(
+            RevisionRow(
+                number=data["number"],
+                digest=data["digest"],
+                changes=tuple(data["changes"]),
+                hypotheses=tuple(data["hypotheses"]),
+                unified_diff=data["diff"],
+            )
+        )
+        self._incumbent, self._branch = dict(data["incumbent"]), dict(data["incumbent"])
+        self._confirmed = _confirmed(data["total"])
+        for id in data["hypotheses"]:
+            self._hypotheses[id] = replace(self._hypotheses[id], verdict=Verdict.PROMOTE)
+
+    def _conclude(self, hypotheses: Iterable[str], verdict: Verdict, sentence: str) -> None:
+        """The round's verdict for its hypotheses; the branch falls back to the incumbent."""
+        for id in hypotheses:
+            self._hypotheses[id] = replace(self._hypotheses[id], verdict=verdict, sentence=sentence)
+        self._branch = dict(self._incumbent)
+
+
+class Watcher:
+    """A `Listener` that hands summaries on to a view, not more often than every quarter of a second."""
+
+    def __init__(self, update: Callable[[StudySummary], None], *, folder: Path, interval_seconds: float = 0.25):
+        self._update = update
+        self._fold = Fold(folder=folder)
+        self._interval_seconds = interval_seconds
+        self._shown = float("-inf")
+
+    def on_entry(self, entry: Entry) -> None:
+        """Take in one entry; show the study if the last time was long enough ago."""
+        self._fold.on_entry(entry)
+        if time.monotonic() - self._shown >= self._interval_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Show the study as it is now."""
+        self._shown = time.monotonic()
+        self._update(self._fold.summary(live=True))
+
+
+def summarize(folder: Path) -> StudySummary:
+    """The summary of a study's folder, read from its journal without locking it.
+
+    Raises:
+        JournalError: there is no journal, or it is damaged.
+    """
+    fold = Fold(folder=folder)
+    for entry in read_journal(folder):
+        fold.on_entry(entry)
+    return fold.summary()
+
+
+def _confirmed(total: Mapping[str, Any] | None) -> ConfirmedGain | None:
+    if total is None:
+        return None
+    low = float("-inf") if total["low"] is None else total["low"]
+    high = float("inf") if total["high"] is None else total["high"]
+    return ConfirmedGain(scale=total["scale"], mean=total["mean"], low=low, high=high, pairs=total["pairs"])

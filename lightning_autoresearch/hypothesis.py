@@ -1,0 +1,153 @@
+"""What a proposer says, and what it is told.
+
+A proposer (the offline `sampler`, later the `scientist`) gets one `Briefing` and answers with one `Proposal`.
+It never sees seeds, hidden guards, or anything that judges it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from lightning_autoresearch.space import Domain, SearchSpace, Value
+from lightning_autoresearch.trial import TrialStatus
+
+Source: TypeAlias = str
+"""Who stated a hypothesis: `sampler`, or the scientist's model name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What the proposer expects of its hypothesis, stated before any trial."""
+
+    gain: float
+    """Predicted gain in units of the objective, oriented so that positive is better."""
+    probability: float
+    """Predicted probability that the screen keeps it, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hypothesis:
+    """A claim, its mechanism, the overrides that test it, its predicted effect and probability."""
+
+    id: str
+    """`h` and a number, unique in the study; the study assigns it."""
+    statement: str
+    """The claim in one sentence: what changes from what to what."""
+    mechanism: str
+    """Why it should help."""
+    source: Source
+    """Who stated it."""
+    overrides: Mapping[str, Value]
+    """Dotted keys and the values it sets, relative to the branch it was proposed for."""
+    prediction: Prediction
+    """The predicted effect."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceEdit:
+    """One change of the search space."""
+
+    op: Literal["widen", "narrow", "freeze", "add"]
+    """`widen` and `narrow` set new bounds or choices, `freeze` takes the key out of the space, `add` puts one in."""
+    key: str
+    """The dotted key."""
+    domain: Domain | None
+    """The new domain; null for `freeze`."""
+    why: str
+    """The evidence for it, in one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """The answer to one briefing, with its provenance."""
+
+    hypotheses: tuple[Hypothesis, ...]
+    """The hypotheses, each relative to the briefing's branch; empty when there is nothing left to try."""
+    source: Source
+    """Who answered."""
+    space_edits: tuple[SpaceEdit, ...] = ()
+    """Changes of the search space, which take effect before the hypotheses are tried."""
+    seconds: float = 0.0
+    """Time that the answer took."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One training run at the search scale, as a proposer may see it: no seed, only which runs share one."""
+
+    config: Mapping[str, Value]
+    """The value of every key of the search space (and of keys that were once in it)."""
+    pair: int
+    """Runs with the same number had the same seed; meaningless otherwise."""
+    status: TrialStatus
+    """How it ended."""
+    objective: float | None
+    """The objective's value; null unless it finished."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A tested hypothesis."""
+
+    hypothesis: Hypothesis
+    """What was claimed."""
+    before: Mapping[str, Value]
+    """The branch's value of each key that the hypothesis changed."""
+    gain: float | None
+    """Mean paired gain on the screen's seeds, positive is better; null where no run finished."""
+    kept: bool
+    """Whether the screen kept it."""
+    status: TrialStatus
+    """How its worst trial ended."""
+    round: int
+    """The round it was tested in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Briefing:
+    """All that a proposer may know."""
+
+    goal: str
+    """The spec's goal."""
+    metric: str
+    """Name of the objective."""
+    mode: Literal["min", "max"]
+    """Whether smaller or larger is better."""
+    round: int
+    """Number of the round, counted from 1."""
+    wanted: int
+    """How many hypotheses are asked for."""
+    space: SearchSpace
+    """The search space now."""
+    base: Mapping[str, Value]
+    """Value of every key in revision 0."""
+    incumbent: Mapping[str, Value]
+    """Value of every key in the confirmed configuration."""
+    branch: Mapping[str, Value]
+    """Value of every key in the incumbent plus this round's provisional keeps; what hypotheses are relative to."""
+    measurements: tuple[Measurement, ...]
+    """Every run at the search scale so far, in order."""
+    findings: tuple[Finding, ...]
+    """Every tested hypothesis so far, in order."""
+    gain_sd: float
+    """Standard deviation of a paired gain under no effect: the noise floor."""
+    max_changes: int
+    """Largest number of keys that one hypothesis may change."""
+    max_factor: float
+    """Largest factor by which one hypothesis may change a positive number."""
+    trials_left: int
+    """Trials that the budget still has."""
+    seed: int
+    """Seed of the proposer's own randomness; unrelated to the trials' seeds."""
+    tried: frozenset[str] = field(default_factory=frozenset)
+    """Canonical form (`space.canonical` of the full config) of what was screened: not to be proposed again."""
+
+
+class Proposer(Protocol):
+    """Anything that answers a briefing."""
+
+    def propose(self, briefing: Briefing) -> Proposal:
+        """Answer with at most `briefing.wanted` hypotheses; ids are placeholders that the study replaces."""
+        ...

@@ -1,0 +1,491 @@
+"""The research loop: calibrate, then rounds of propose, screen, gate, revise.
+
+The code reads from top to bottom as if nothing could interrupt it.  What makes that true is the journal: whatever has
+an effect or depends on the clock goes through a journaled step (`steps.py`, `dispatch.py`), everything else is a pure
+function of what is journaled.  A study that was killed runs the same code again from the top; steps that stand in the
+journal answer from there, at no cost, until the first one that does not.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lightning_autoresearch import codec, policy
+from lightning_autoresearch.bench import Bench, Run
+from lightning_autoresearch.decision import Decision, Verdict, drop_failed, rule_for
+from lightning_autoresearch.dispatch import Chain, Dispatcher
+from lightning_autoresearch.errors import StudyFailed
+from lightning_autoresearch.evidence import BUNDLE_TAU, NoisePool, smallest_resolvable_gain, weigh
+from lightning_autoresearch.gating import MAX_VOID_PAIRS, Gated, Gatekeeper
+from lightning_autoresearch.guards import broken_bounds
+from lightning_autoresearch.hypothesis import Briefing, Finding, Hypothesis, Proposal, Proposer
+from lightning_autoresearch.journal import Journal
+from lightning_autoresearch.purse import CREDITED_SEEDS, Purse
+from lightning_autoresearch.revise import Reviser, Revision
+from lightning_autoresearch.scales import Scale
+from lightning_autoresearch.seeds import derive_seed
+from lightning_autoresearch.space import Value, canonical
+from lightning_autoresearch.spec import Spec
+from lightning_autoresearch.trial import Purpose
+
+MAX_REFUSED = 3
+"""Proposals in a row of which nothing is let through, before the study ends."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Screened:
+    """What the screen found of one hypothesis."""
+
+    hypothesis: Hypothesis
+    """What was tested."""
+    decision: Decision
+    """What was decided."""
+    runs: tuple[Run, ...]
+    """Its runs, in the order of the bars."""
+    gains: tuple[float, ...]
+    """Its paired gains."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the screen kept it."""
+        return self.decision.verdict is Verdict.KEEP
+
+
+class Loop:
+    """One pass of the loop over a journal; see the module's text for how it resumes.
+
+    Args:
+        spec: the user's spec.
+        journal: the study's journal, open for writing.
+        dispatcher: what runs trials.
+        proposer: what states hypotheses.
+        reviser: what writes revisions of the spec, and knows the search space as it is now.
+        elapsed: wall-clock seconds of the study, over all sessions.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        proposer: Proposer,
+        reviser: Reviser,
+        elapsed: Callable[[], float],
+    ):
+        self.spec = spec
+        self.rule = rule_for(spec.decision)
+        self._journal, self._dispatcher, self._proposer, self._reviser = journal, dispatcher, proposer, reviser
+        self._steps = dispatcher.steps
+        self._bench = Bench(spec, dispatcher=dispatcher)
+        self._purse = Purse(spec, steps=self._steps, dispatcher=dispatcher, elapsed=elapsed)
+        self._gates = Gatekeeper(spec, bench=self._bench, purse=self._purse, steps=self._steps)
+        self._incumbent: dict[str, Value] = dict(self._bench.base)
+        self._branch: dict[str, Value] = dict(self._bench.base)
+        self._bars: list[Run] = []
+        self._findings: list[Finding] = []
+        self._tried = {canonical(self._bench.base)}
+        self._asked = 0
+        self._stated = 0
+        self._revisions = 0
+
+    # -- the route ---------------------------------------------------------------------------------------------------
+
+    def go(self) -> str:
+        """Run until the study ends.
+
+        Returns:
+            The reason, in words.
+
+        Raises:
+            StudyFailed: the baseline does not train.
+            Interrupted: the person asked to stop.
+        """
+        self._phase("calibrating")
+        search = self.spec.scales.search
+        if reason := self._purse.spent(cost=2, key="calibrate"):
+            return reason
+        self._bars = self._calibrate(search, seeds=self.spec.decision.calibration_seeds)[: self.rule.seeds_per_screen]
+        if self.spec.decision.self_test:
+            self._self_test(search)
+        while True:
+            self._bench.round += 1
+            kept, reason = self._search()
+            if kept:
+                self._close(kept)
+            if reason:
+                return reason
+
+    def _search(self) -> tuple[list[Screened], str]:
+        """One round of proposals and screening.
+
+        Returns:
+            What was kept, and why the study ends with this round ("" when it does not).
+        """
+        kept: list[Screened] = []
+        proposals = refused = 0
+        rule = self.spec.decision
+        while len(kept) < rule.keeps_per_round and proposals < rule.proposals_per_round:
+            reserve = self._reserve()
+            missing = max(0, self.rule.seeds_per_screen - len(self._bars))
+            cost = reserve + missing + self.rule.seeds_per_screen
+            if reason := self._purse.spent(cost=cost, ahead=reserve, key=f"{self._bench.round}/{proposals + refused}"):
+                return kept, reason
+            self._draw_bars()
+            hypotheses = self._propose(min(self._batch(), rule.proposals_per_round - proposals))
+            if hypotheses is None:
+                return kept, "the search space is exhausted: everything within the policy's limits was tried"
+            proposals += len(hypotheses)
+            refused = 0 if hypotheses else refused + 1
+            if refused >= MAX_REFUSED:
+                return kept, f"nothing of {MAX_REFUSED} proposals in a row was let through; the messages say why"
+            kept += self._screen_batch(hypotheses)
+        return kept, ""
+
+    def _close(self, kept: Sequence[Screened]) -> None:
+        """Gate the round's branch up the ladder; then it is the incumbent, or forgotten."""
+        gates: list[Gated] = []
+        for scale in self._purse.ladder if self.rule.gated else ():
+            if scale.name not in self._gates.streams:
+                self._phase("calibrating")
+                self._calibrate(scale, seeds=min(CREDITED_SEEDS, self.spec.decision.calibration_seeds))
+            self._phase("gating")
+            gates.append(
+                self._gates.hold(
+                    scale,
+                    champion=dict(self._incumbent),
+                    challenger=dict(self._branch),
+                    hypotheses=tuple(one.hypothesis.id for one in kept),
+                    first=not self._revisions,
+                )
+            )
+            if gates[-1].decision.verdict is not Verdict.PROMOTE:
+                break
+        passed = all(gated.decision.verdict is Verdict.PROMOTE for gated in gates)
+        promoted = passed and self._promote(kept, gates)
+        if not promoted:
+            self._branch = dict(self._incumbent)
+        self._bars = self._bars_after(gates, promoted=promoted)
+
+    # -- calibrating -------------------------------------------------------------------------------------------------
+
+    def _calibrate(self, scale: Scale, *, seeds: int) -> list[Run]:
+        """Measure the noise of a scale: run the incumbent on several seeds; start its pools and its error stream.
+
+        Returns:
+            The runs that finished.
+
+        Raises:
+            StudyFailed: fewer than two finished, or the incumbent breaks a guard.
+        """
+        seeds = max(2, min(seeds, self._purse.trials_left))
+        drawn = [self._bench.seeds.fresh() for _ in range(seeds)]
+        first = max(2, self.spec.execution.slots)
+        runs = self._bench.runs(self._incumbent, scale, seeds=drawn[:first], purpose=Purpose.CALIBRATE)
+        if any(run.finished for run in runs):  # an incumbent that never trains is found out early
+            runs += self._bench.runs(self._incumbent, scale, seeds=drawn[first:], purpose=Purpose.CALIBRATE)
+        good = [run for run in runs if run.finished]
+        if len(good) < 2:
+            raise StudyFailed(_why_no_baseline(runs, scale))
+        if problems := broken_bounds(self.spec.guards, good[0].result.metrics):
+            raise StudyFailed(f"the incumbent itself breaks a guard at scale {scale.name}: {'; '.join(problems)}")
+        pool = self._gates.open_scale(scale, good)
+        self._note_calibration(scale, good, pool)
+        return good
+
+    def _note_calibration(self, scale: Scale, runs: Sequence[Run], pool: NoisePool) -> None:
+        resolvable = smallest_resolvable_gain(
+            pool=pool,
+            level_alpha=self._gates.streams[scale.name].level,
+            max_pairs=self.spec.decision.gate_pairs,
+            tau=BUNDLE_TAU,
+        )
+        data = {
+            "scale": scale.name,
+            "values": [run.objective for run in runs],
+            "gain_sd": pool.sd,
+            "resolvable_gain": codec.finite_or_none(resolvable),
+        }
+        self._steps.once("calibrated", data, key=scale.name)
+
+    def _self_test(self, scale: Scale) -> None:
+        """The baseline against itself: it should not be promoted."""
+        self._phase("gating")
+        decision = self._gates.self_test(scale, incumbent=self._incumbent)
+        if decision.verdict is Verdict.PROMOTE:
+            text = (
+                "self-test: the baseline was promoted over itself; "
+                "the noise is not what the gate assumes, distrust this study"
+            )
+            self._steps.once("message", {"text": text}, key="self-test")
+
+    # -- proposing ---------------------------------------------------------------------------------------------------
+
+    def _propose(self, wanted: int) -> list[Hypothesis] | None:
+        """Ask the proposer, apply its edits of the space, refuse what the policy does not allow.
+
+        Returns:
+            What may be tested; None where the proposer has nothing left.
+        """
+        self._asked += 1
+        key = f"{self._bench.round}/{self._asked}"
+        proposal = self._proposal(wanted, key=key)
+        self._edit_space(proposal, key=key)
+        accepted = [hypothesis for hypothesis in proposal.hypotheses[:wanted] if self._admit(hypothesis)]
+        return accepted if proposal.hypotheses else None
+
+    def _proposal(self, wanted: int, *, key: str) -> Proposal:
+        """The answer to a briefing: from the journal if it was given before."""
+        entry = self._journal.find("proposal_received", key)
+        if entry is None:
+            self._phase("proposing")
+            self._journal.append("proposal_requested", {"round": self._bench.round, "wanted": wanted}, key=key)
+            started = time.monotonic()
+            answer = self._proposer.propose(self._briefing(wanted))
+            numbered = tuple(
+                replace(hypothesis, id=f"h{number}")
+                for number, hypothesis in enumerate(answer.hypotheses, start=self._stated + 1)
+            )
+            answer = replace(answer, hypotheses=numbered, seconds=round(time.monotonic() - started, 3))
+            entry = self._journal.append("proposal_received", codec.to_json(answer), key=key)
+        self._steps.met(key)
+        proposal = codec.from_json(entry.data, Proposal)
+        self._stated += len(proposal.hypotheses)
+        return proposal
+
+    def _briefing(self, wanted: int) -> Briefing:
+        return Briefing(
+            goal=self.spec.goal,
+            metric=self.spec.objective.metric,
+            mode=self.spec.objective.mode,
+            round=self._bench.round,
+            wanted=wanted,
+            space=self._reviser.space,
+            base=self._bench.base,
+            incumbent=dict(self._incumbent),
+            branch=dict(self._branch),
+            measurements=tuple(self._bench.measurements),
+            findings=tuple(self._findings),
+            gain_sd=self._gates.pools[self.spec.scales.search.name, True].sd,
+            max_changes=self.spec.policy.max_changes,
+            max_factor=self.spec.policy.max_factor,
+            trials_left=self._purse.trials_left,
+            seed=derive_seed(self.spec.decision.seed, "proposer", self._asked),
+            tried=frozenset(self._tried),
+        )
+
+    def _edit_space(self, proposal: Proposal, *, key: str) -> None:
+        space, accepted = policy.space_after(
+            self._reviser.space, proposal.space_edits, must_contain=(self._incumbent, self._branch)
+        )
+        if accepted:
+            self._reviser.space = space
+            self._steps.once("space_revised", {"edits": [codec.to_json(edit) for edit in accepted]}, key=key)
+
+    def _admit(self, hypothesis: Hypothesis) -> bool:
+        """Whether a hypothesis may be tested; either way it is journaled."""
+        why = policy.refusal(
+            hypothesis, space=self._reviser.space, branch=self._branch, policy=self.spec.policy, tried=self._tried
+        )
+        data: dict[str, Any] = {"hypothesis": codec.to_json(hypothesis)}
+        if why:
+            self._steps.once("hypothesis_refused", {**data, "why": why}, key=hypothesis.id)
+            return False
+        self._tried.add(canonical({**self._branch, **hypothesis.overrides}))
+        data |= {"round": self._bench.round, "before": self._before(hypothesis)}
+        self._steps.once("hypothesis_stated", data, key=hypothesis.id)
+        return True
+
+    def _before(self, hypothesis: Hypothesis) -> dict[str, Value]:
+        return {name: self._branch[name] for name in hypothesis.overrides}
+
+    # -- screening ---------------------------------------------------------------------------------------------------
+
+    def _screen_batch(self, hypotheses: Sequence[Hypothesis]) -> list[Screened]:
+        """Screen hypotheses that were all proposed for the same branch; keep those that help, one upon the other.
+
+        Of several that pass at once the best is kept as it is.  A further one that changes the same key is dropped in
+        its favour; any other is screened again on top of it, because its evidence is about the branch before.
+        """
+        self._phase("screening")
+        kept: list[Screened] = []
+        passed = []
+        for one in self._screened(hypotheses):
+            if one.kept:
+                passed.append(one)
+            else:
+                self._conclude(one)
+        for one in sorted(passed, key=lambda one: sum(one.gains), reverse=True):
+            before = self._before(one.hypothesis)
+            again = self._upon(one, kept)
+            if again.kept:
+                self._branch.update(again.hypothesis.overrides)
+                self._bars = list(again.runs)
+                kept.append(again)
+            self._conclude(again, before=before)
+        return kept
+
+    def _upon(self, one: Screened, kept: Sequence[Screened]) -> Screened:
+        """What holds of a hypothesis that passed, now that others of its batch are in the branch."""
+        if not kept:
+            return one
+        rival = next(
+            (other for other in kept if other.hypothesis.overrides.keys() & one.hypothesis.overrides.keys()), None
+        )
+        if rival is None:
+            return self._screened([one.hypothesis])[0]
+        sentence = f"Dropped in favour of {rival.hypothesis.id}, which changes the same key and gained more."
+        return replace(one, decision=replace(one.decision, verdict=Verdict.DROP, sentence=sentence))
+
+    def _screened(self, hypotheses: Sequence[Hypothesis]) -> list[Screened]:
+        """Screen hypotheses against the branch as it is now."""
+        screened = self._dispatcher.run([self._screen(hypothesis) for hypothesis in hypotheses])
+        for one in screened:
+            config = {**self._branch, **one.hypothesis.overrides}
+            self._tried.add(canonical(config))
+            self._bench.remember(config, one.runs)
+        return screened
+
+    def _screen(self, hypothesis: Hypothesis) -> Chain[Screened]:
+        """Run a hypothesis on the bars' seeds, one after the other, until the rule has decided."""
+        config, bars = {**self._branch, **hypothesis.overrides}, tuple(self._bars)
+        scale = self.spec.scales.search
+        runs: list[Run] = []
+        gains: list[float] = []
+        for bar in bars:
+            result = yield self._bench.trial(
+                config, scale, seed=bar.seed, purpose=Purpose.SCREEN, hypothesis=hypothesis.id
+            )
+            runs.append(Run(seed=bar.seed, result=result))
+            decision = self._infeasible(runs[-1])
+            if decision is None:
+                gains.append(self._bench.gain(bar, runs[-1]))
+                decision = self.rule.screen(gains, noise_sd=self._gates.pool(scale, bar, runs[-1]).sd)
+            if decision is not None:
+                return Screened(hypothesis=hypothesis, decision=decision, runs=tuple(runs), gains=tuple(gains))
+        raise AssertionError("a rule decides at its last seed")
+
+    def _infeasible(self, run: Run) -> Decision | None:
+        """The screen's decision on a run that has nothing to compare, or breaks a bound."""
+        if not run.finished:
+            return drop_failed(run.result.status, failure=run.result.failure)
+        if problems := broken_bounds(self.spec.guards, run.result.metrics):
+            return Decision(
+                stage="screen", verdict=Verdict.DROP, sentence=f"Dropped by a guard: {'; '.join(problems)}."
+            )
+        return None
+
+    def _conclude(self, screened: Screened, *, before: dict[str, Value] | None = None) -> None:
+        """Journal what the screen decided of a hypothesis, and remember it for the next briefing."""
+        hypothesis, status = screened.hypothesis, screened.runs[-1].result.status
+        gain = statistics.fmean(screened.gains) if screened.gains else None
+        self._findings.append(
+            Finding(
+                hypothesis=hypothesis,
+                before=before or self._before(hypothesis),
+                gain=gain,
+                kept=screened.kept,
+                status=status,
+                round=self._bench.round,
+            )
+        )
+        data = {
+            "hypothesis": hypothesis.id,
+            "gain": gain,
+            "decision": codec.to_json(screened.decision),
+            "status": status.value,
+            "branch": dict(self._branch),
+        }
+        self._steps.once("screened", data, key=hypothesis.id)
+
+    def _draw_bars(self) -> None:
+        """Run the branch on fresh seeds until there are bars; seeds on which it fails are replaced, thrice at most."""
+        for _ in range(MAX_VOID_PAIRS + 1):
+            missing = self.rule.seeds_per_screen - len(self._bars)
+            if missing <= 0:
+                return
+            drawn = [self._bench.seeds.fresh() for _ in range(missing)]
+            runs = self._bench.runs(self._branch, self.spec.scales.search, seeds=drawn, purpose=Purpose.BAR)
+            self._bars += [run for run in runs if run.finished]
+        if len(self._bars) < self.rule.seeds_per_screen:
+            raise StudyFailed(f"the incumbent no longer trains: {runs[-1].failure}")
+
+    def _bars_after(self, gates: Sequence[Gated], *, promoted: bool) -> list[Run]:
+        """The search scale's gate runs are unselected, so they serve as the next bars."""
+        for gated in gates:
+            if gated.scale is self.spec.scales.search:
+                runs = gated.challenger if promoted else gated.champion
+                return list(runs[: self.rule.seeds_per_screen])
+        return []
+
+    # -- promoting ---------------------------------------------------------------------------------------------------
+
+    def _promote(self, kept: Sequence[Screened], gates: Sequence[Gated]) -> bool:
+        """Confirm on further fresh pairs and write the next revision; False when the branch fails there."""
+        scale = self._purse.ladder[-1]
+        if scale.name not in self._gates.streams:  # a rule without gates has not been here
+            self._calibrate(scale, seeds=min(CREDITED_SEEDS, self.spec.decision.calibration_seeds))
+        self._phase("confirming")
+        arms = [self._branch, self._bench.base] + ([self._incumbent] if self._revisions else [])
+        drawn = [self._bench.seeds.fresh() for _ in range(self.spec.decision.confirm_pairs)]
+        runs = self._bench.run_all([(arm, seed) for seed in drawn for arm in arms], scale, purpose=Purpose.CONFIRM)
+        branch, base, parent = runs[:: len(arms)], runs[1 :: len(arms)], runs[len(arms) - 1 :: len(arms)]
+        hypotheses = tuple(one.hypothesis for one in kept)
+        if failed := next((run for run in branch if run.at_fault), None):
+            why = f"the branch failed in its confirmation: {failed.failure}"
+            data = {"hypotheses": [one.id for one in hypotheses], "why": why}
+            self._steps.once("promotion_refused", data, key=str(self._bench.round))
+            return False
+        self._incumbent = dict(self._branch)
+        self._revisions += 1
+        revision = Revision(
+            number=self._revisions,
+            config=dict(self._incumbent),
+            hypotheses=hypotheses,
+            evidence=tuple((gated.scale.name, gated.decision) for gated in gates),
+            total=self._confirmed(scale, base, branch),
+            step=self._confirmed(scale, parent, branch),
+        )
+        self._steps.once("spec_revised", self._reviser.write(revision), key=str(self._revisions))
+        return True
+
+    def _confirmed(self, scale: Scale, champion: Sequence[Run], challenger: Sequence[Run]) -> dict[str, Any] | None:
+        """Mean gain and anytime-valid interval of pairs that took no part in any decision; None without a pair."""
+        pairs = [pair for pair in zip(champion, challenger, strict=True) if pair[0].finished and pair[1].finished]
+        if not pairs:
+            return None
+        gains = [self._bench.gain(one, other) for one, other in pairs]
+        evidence = weigh(gains, pool=self._gates.pool(scale, *pairs[0]), tau=BUNDLE_TAU)
+        return {
+            "scale": scale.name,
+            "mean": evidence.mean,
+            "low": codec.finite_or_none(evidence.low),
+            "high": codec.finite_or_none(evidence.high),
+            "pairs": evidence.pairs,
+        }
+
+    # -- budget ------------------------------------------------------------------------------------------------------
+
+    def _reserve(self) -> int:
+        return self._purse.reserve(calibrated=self._gates.streams, gated=self.rule.gated, first=not self._revisions)
+
+    def _batch(self) -> int:
+        """How many hypotheses are screened at once: enough to fill the slots, few enough to learn between."""
+        affordable = (self._purse.trials_left - self._reserve()) // self.rule.seeds_per_screen
+        return max(1, min(max(2, 2 * self.spec.execution.slots), affordable))
+
+    def _phase(self, phase: str) -> None:
+        self._steps.phase(phase, round=self._bench.round)
+
+
+def _why_no_baseline(runs: Sequence[Run], scale: Scale) -> str:
+    failed = [run for run in runs if not run.finished]
+    if not failed:
+        return f"at least two seeds are needed at scale {scale.name}; raise decision.calibration_seeds or budget.trials"
+    what = f"{len(failed)} of {len(runs)} runs ended with {failed[0].failure}"
+    trace = "".join(f"\n    {line}" for line in failed[0].result.traceback)
+    return f"the baseline does not train at scale {scale.name}: {what}{trace}"

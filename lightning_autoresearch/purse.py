@@ -1,0 +1,94 @@
+"""The budget: how many trials are left, how many are kept back for the gate, and whether the time is up."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Collection
+
+from lightning_autoresearch.dispatch import Dispatcher
+from lightning_autoresearch.scales import Scale
+from lightning_autoresearch.spec import Spec
+from lightning_autoresearch.steps import Steps
+
+CREDITED_SEEDS = 4
+"""Calibration runs at scales above the first: a gate credits three degrees of freedom, and four runs give those."""
+
+
+class Purse:
+    """The budget of one study.
+
+    Args:
+        spec: the user's spec.
+        steps: the study's journaled steps.
+        dispatcher: knows which runs were used.
+        elapsed: wall-clock seconds of the study, over all sessions.
+    """
+
+    def __init__(self, spec: Spec, *, steps: Steps, dispatcher: Dispatcher, elapsed: Callable[[], float]):
+        self.spec = spec
+        self._steps = steps
+        self._dispatcher = dispatcher
+        self._elapsed = elapsed
+
+    @property
+    def trials_left(self) -> int:
+        """Trials that may still be started."""
+        return self.spec.budget.trials - len(self._dispatcher.used)
+
+    @property
+    def ladder(self) -> tuple[Scale, ...]:
+        """The scales that a branch is gated at before it is adopted."""
+        return self.spec.scales.up_to(self.spec.decision.adopt_at or self.spec.scales.target.name)
+
+    def confirm_cost(self, *, first: bool) -> int:
+        """Trials of a confirmation: two arms, three from the second promotion on."""
+        return self.spec.decision.confirm_pairs * (2 if first else 3)
+
+    def reserve(self, *, calibrated: Collection[str], gated: bool, first: bool) -> int:
+        """Trials kept back so that what is found can still be gated and confirmed; at most half of the budget.
+
+        Args:
+            calibrated: names of the scales whose noise is measured already.
+            gated: whether the rule has gates.
+            first: whether nothing was promoted so far.
+        """
+        gates = len(self.ladder) * 2 * self.spec.decision.gate_pairs if gated else 0
+        fresh = sum(scale.name not in calibrated for scale in self.ladder)
+        calibration = fresh * min(CREDITED_SEEDS, self.spec.decision.calibration_seeds)
+        return min(gates + calibration + self.confirm_cost(first=first), self.spec.budget.trials // 2)
+
+    def spent(self, *, cost: int, key: str, ahead: int = 0) -> str:
+        """Why the budget does not allow to go on, or "".
+
+        The clock is the one thing here that differs from run to run: that it ended the study is journaled, and while
+        journaled steps are still to be met it is not asked.
+
+        Args:
+            cost: trials that the next step needs, with all that must follow it.
+            key: name of the step.
+            ahead: trials whose expected time must also fit (at most half of the hours).
+        """
+        if ended := self._steps.journal.find("budget_ended", key):
+            return str(ended.data["reason"])
+        if self.trials_left < cost:
+            budget = self.spec.budget.trials
+            used = len(self._dispatcher.used)
+            rest = f"{used} used, going on would take {cost} more" if used < budget else "all used"
+            return f"the budget of {budget} trials is spent ({rest})"
+        return self._time_is_up(key=key, ahead=ahead)
+
+    def _time_is_up(self, *, key: str, ahead: int) -> str:
+        hours = self.spec.budget.hours
+        if hours is None or self._steps.replaying:
+            return ""
+        elapsed = self._elapsed()
+        if elapsed + min(self._seconds_for(ahead), hours * 1800) < hours * 3600:
+            return ""
+        reason = f"the budget of {hours:g} hours is spent"
+        self._steps.journal.append("budget_ended", {"reason": reason, "elapsed_seconds": round(elapsed, 1)}, key=key)
+        return reason
+
+    def _seconds_for(self, trials: int) -> float:
+        """Expected wall-clock seconds of so many trials, from those that were run."""
+        seconds = [entry.data["wall_seconds"] for entry in self._steps.journal if entry.kind == "trial_finished"]
+        return statistics.fmean(seconds) * trials / self.spec.execution.slots if seconds else 0.0

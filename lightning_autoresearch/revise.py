@@ -1,0 +1,167 @@
+"""The next revision of the spec: what was promoted, in the user's own text, with the evidence on top."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_autoresearch.decision import Decision
+from lightning_autoresearch.document import parse
+from lightning_autoresearch.hypothesis import Hypothesis
+from lightning_autoresearch.rewrite import (
+    changes_in_words,
+    inline_config,
+    ops_between,
+    rewrite,
+    text_digest,
+    unified_diff,
+    with_header,
+)
+from lightning_autoresearch.space import Categorical, Domain, SearchSpace, Value, apply_overrides
+from lightning_autoresearch.spec import Spec
+
+OPERATIONAL = ("budget", "execution", "tracking")
+"""Sections whose `--set` values hold for one call only and never enter a revision."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revision:
+    """A promotion, ready to be written."""
+
+    number: int
+    """Number of the revision; the user's own text is 0."""
+    config: Mapping[str, Value]
+    """Value of every key that is or was in the search space."""
+    hypotheses: tuple[Hypothesis, ...]
+    """What it contains beyond its parent."""
+    evidence: tuple[tuple[str, Decision], ...]
+    """(name of the scale, the gate's decision), from cheap to dear; empty under a rule without gates."""
+    total: Mapping[str, Any] | None
+    """Confirmed gain over revision 0: scale, mean, low, high, pairs."""
+    step: Mapping[str, Any] | None
+    """The same over its parent."""
+
+
+class Reviser:
+    """Writes the revisions of one study into its `specs/` folder.
+
+    Args:
+        spec: the user's spec.
+        folder: the study's folder.
+
+    Attributes:
+        space: the search space as it is now; edits of it enter the text with the next revision.
+    """
+
+    def __init__(self, spec: Spec, *, folder: Path):
+        self.spec = spec
+        self.folder = folder / "specs"
+        self.space: SearchSpace = spec.search_space
+        self._parent = spec.text
+        self.keep(0, spec.text)
+
+    def keep(self, number: int, text: str) -> Path:
+        """Write a revision's file unless it is there already with this very text."""
+        path = self.folder / f"{number:04d}.yaml"
+        data = text.encode()
+        if not path.is_file() or path.read_bytes() != data:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(".tmp")
+            with draft.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        return path
+
+    def write(self, revision: Revision) -> dict[str, Any]:
+        """Make the text of a revision and write its file.
+
+        Returns:
+            The record for the journal, the whole text in it.
+        """
+        parent = self._parent
+        body = self._body(parent)
+        old = parse(body).data
+        new = self._target(old, revision)
+        text = rewrite(body, ops_between(old, new))
+        text = with_header(text, self._header(revision, parent))
+        self._parent = text
+        self.keep(revision.number, text)
+        return {
+            "number": revision.number,
+            "digest": text_digest(text),
+            "parent": text_digest(parent),
+            "changes": list(changes_in_words(old, new)),
+            "hypotheses": [hypothesis.id for hypothesis in revision.hypotheses],
+            "incumbent": dict(revision.config),
+            "total": revision.total and dict(revision.total),
+            "step": revision.step and dict(revision.step),
+            "diff": unified_diff(
+                parent, text, old_name=f"{revision.number - 1:04d}.yaml", new_name=f"{revision.number:04d}.yaml"
+            ),
+            "text": text,
+        }
+
+    def _body(self, parent: str) -> str:
+        """The parent's text with its task in place, where it named a file for it."""
+        task = parse(parent).data.get("task")
+        if isinstance(task, dict) and set(task) == {"config"}:
+            config = self.spec.path.parent / task["config"]
+            return inline_config(parent, config.read_text(encoding="utf-8"))
+        return parent
+
+    def _target(self, old: Mapping[str, Any], revision: Revision) -> dict[str, Any]:
+        """The data that the revision shall have."""
+        new = {
+            key: old[key] if key in OPERATIONAL else value
+            for key, value in self.spec.data.items()
+            if key in old or key not in OPERATIONAL
+        }
+        new["task"] = apply_overrides(new["task"], revision.config)
+        before, seed = self.spec.search_space.domains, self.spec.data["search_space"]
+        new["search_space"] = {
+            key: seed[key] if domain == before.get(key) else {**seed.get(key, {}), **_domain_data(domain)}
+            for key, domain in self.space.domains.items()
+        }
+        return new
+
+    def _header(self, revision: Revision, parent: str) -> list[str]:
+        metric = self.spec.objective.metric
+        lines = [
+            f"revision {revision.number} of study {self.spec.name}; "
+            f"its parent is revision {revision.number - 1}, sha256 {text_digest(parent)[:16]}",
+            f"gain over revision 0: {_gain_in_words(revision.total, metric)}",
+        ]
+        if revision.number > 1:
+            lines.append(f"gain over its parent: {_gain_in_words(revision.step, metric)}")
+        lines += [f"gate at scale {scale}: {decision.sentence}" for scale, decision in revision.evidence]
+        if not revision.evidence:
+            lines.append(f"rule {self.spec.decision.rule}: no gate, no error guarantee")
+        lines += [
+            f"{hypothesis.id} ({hypothesis.source}): {hypothesis.statement}" for hypothesis in revision.hypotheses
+        ]
+        return lines
+
+
+def _gain_in_words(gain: Mapping[str, Any] | None, metric: str) -> str:
+    if gain is None:
+        return "not measured"
+    interval = (
+        f"95 % interval {gain['low']:.4g} to {gain['high']:.4g}"
+        if gain["low"] is not None and gain["high"] is not None
+        else "interval unbounded"
+    )
+    return f"{metric} better by {gain['mean']:.4g} ({interval}; {gain['pairs']} fresh pairs at scale {gain['scale']})"
+
+
+def _domain_data(domain: Domain) -> dict[str, Any]:
+    """A domain as the spec writes it."""
+    if isinstance(domain, Categorical):
+        return {"type": "categorical", "choices": list(domain.choices)}
+    kind = "float" if type(domain).__name__ == "Float" else "int"
+    data: dict[str, Any] = {"type": kind, "low": domain.low, "high": domain.high}
+    return data if domain.scale == "linear" else {**data, "scale": domain.scale}

@@ -1,0 +1,250 @@
+"""The spec: strict YAML in, one frozen record out, every fault with its position."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from lightning_autoresearch.bundled import resource
+from lightning_autoresearch.checks import faults_of, notes_of
+from lightning_autoresearch.errors import SpecError
+from lightning_autoresearch.scales import Ladder, Scale
+from lightning_autoresearch.source import Settings, merge, read_text
+from lightning_autoresearch.space import Integer, SearchSpace, apply_overrides, digest_of, domain_of, get_key
+
+Mode = Literal["min", "max"]
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """What is to be made better."""
+
+    metric: str
+    """Name under which the model logs it."""
+    mode: Mode
+    """Whether smaller (`min`) or larger (`max`) is better."""
+    read: Literal["last", "best"] | int = "last"
+    """Which value counts: `last`, the `best` of the curve (optimistic), or `{mean_of_last: k}`, in the record as k."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guard:
+    """A metric that may not get worse (with `mode`), or may not pass a bound (with `max` or `min`)."""
+
+    metric: str
+    """Name under which it is logged; `peak_memory_gb`, `parameters` and `train_seconds` are measured by the runner."""
+    mode: Mode | None = None
+    """Whether smaller or larger is better; the branch may then not be worse than the incumbent beyond the noise."""
+    max: float | None = None
+    """Largest value allowed."""
+    min: float | None = None
+    """Smallest value allowed."""
+    hidden: bool = False
+    """Whether the scientist is kept from ever seeing it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecisionRule:
+    """How it is decided what is kept."""
+
+    rule: Literal["gate", "greedy", "mean"] = "gate"
+    """`gate` has an error guarantee; `greedy` (one better run) and `mean` (mean of k seeds) exist for comparison."""
+    alpha: float = 0.1
+    """False discovery rate over all gates of a scale."""
+    keeps_per_round: int = 6
+    """A round closes and is gated at so many provisional keeps."""
+    proposals_per_round: int = 50
+    """A round closes at so many proposals."""
+    gate_pairs: int = 10
+    """Largest number of pairs in one gate."""
+    confirm_pairs: int = 3
+    """Further fresh pairs that measure the gain of what was promoted."""
+    calibration_seeds: int = 8
+    """Seeds on which the baseline is run first, to measure the noise."""
+    mean_seeds: int = 3
+    """Seeds per hypothesis under the rule `mean`."""
+    adopt_at: str = ""
+    """Scale whose gate must be passed before `task` changes; empty means the last."""
+    seed: int = 0
+    """Seed from which every trial's seed is derived; change it to repeat the whole study independently."""
+    self_test: bool = False
+    """Whether the baseline is first gated against itself, as a test of the whole pipeline."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """How far a hypothesis may go."""
+
+    max_changes: int = 3
+    """Largest number of keys that one hypothesis may change."""
+    max_factor: float = 4.0
+    """Largest factor by which one hypothesis may change a positive number."""
+    approve: tuple[Literal["adopt"], ...] = ("adopt",)
+    """What needs a person: `adopt` is always asked for by a command of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """Where the study ends; whichever comes first."""
+
+    trials: int = 200
+    """Largest number of training runs."""
+    hours: float | None = None
+    """Largest wall-clock time, over all sessions of the study."""
+    usd: float | None = None
+    """Largest cost of the language model in US dollars."""
+    tokens: int | None = None
+    """Largest number of the language model's tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """How trials are run."""
+
+    executor: Literal["process", "inline"] = "process"
+    """`process`: a worker process per trial; `inline`: in the study's own process, for debugging, without limits."""
+    slots: int = 1
+    """Trials at once; each slot has its own cores and devices."""
+    timeout_seconds: float = 3600.0
+    """A trial that takes longer is ended and counts as timed out."""
+    memory_gb: float | None = None
+    """A trial that takes more (1e9 bytes, all processes) is ended; by default 90 % of what is free, over the slots."""
+    preload: tuple[str, ...] = ()
+    """Modules to import once, before any trial, so that not every trial pays for them."""
+    keep_environment: tuple[str, ...] = ()
+    """Environment variables that look like secrets and that trials need all the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """A valid spec: parsed once, trusted everywhere."""
+
+    name: str
+    """Name of the study; its folder below `studies/`."""
+    task: Mapping[str, Any]
+    """A LightningCLI config, plain data; the incumbent at revision 0."""
+    objective: Objective
+    """What is to be made better."""
+    search_space: SearchSpace
+    """What may be varied."""
+    scales: Ladder
+    """The proxy scales, cheap to dear."""
+    goal: str = ""
+    """The question, in one sentence."""
+    guards: tuple[Guard, ...] = ()
+    """Metrics that may not get worse."""
+    decision: DecisionRule = field(default_factory=DecisionRule)
+    """How it is decided what is kept."""
+    scientist: Mapping[str, Any] | None = None
+    """The language model that proposes; absent means the offline proposer."""
+    policy: Policy = field(default_factory=Policy)
+    """How far a hypothesis may go."""
+    budget: Budget = field(default_factory=Budget)
+    """Where the study ends."""
+    execution: Execution = field(default_factory=Execution)
+    """How trials are run."""
+    tracking: Mapping[str, Any] = field(default_factory=dict)
+    """Where results are also sent."""
+    text: str = ""
+    """The YAML as the user wrote it."""
+    path: Path = Path("<spec>")
+    """The file it was read from."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """The whole document as plain data, `--set` applied and `task.config` resolved."""
+    digest: str = ""
+    """SHA-256 of `data` in canonical form: comments and layout do not count."""
+    notes: tuple[str, ...] = ()
+    """What is valid but worth saying, for example a section that has no effect yet."""
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """The task's own value of every key of the search space."""
+        return {key: get_key(self.task, key) for key in self.search_space}
+
+
+def load_spec(path: str | os.PathLike[str], *, overrides: Settings = ()) -> Spec:
+    """Read and check a spec.
+
+    Args:
+        path: the YAML file; `task: {config: FILE}` is resolved relative to its folder.
+        overrides: `KEY=VALUE` texts (or a map) with dotted paths into the spec, applied in order before the check.
+
+    Raises:
+        SpecError: the file cannot be read or the spec is not valid; all faults with their positions.
+    """
+    return parse_spec(read_text(Path(path)), path=path, overrides=overrides)
+
+
+def parse_spec(text: str, *, path: str | os.PathLike[str], overrides: Settings = ()) -> Spec:
+    """The same from a text; `path` names it in faults, and its folder is where `task: {config: FILE}` is looked for.
+
+    Raises:
+        SpecError: the spec is not valid; all faults with their positions.
+    """
+    source = merge(text, path=Path(path), overrides=overrides)
+    faults = [source.locate(fault) for fault in faults_of(source.data, json.loads(schema_text()))]
+    if faults or source.faults:
+        raise SpecError([*source.faults, *faults])
+    return _spec(source.data, text=text, path=Path(path))
+
+
+def schema_text() -> str:
+    """The JSON Schema of the spec, as text."""
+    return resource("schemas", "spec.schema.json").read_text(encoding="utf-8")
+
+
+def _spec(data: Mapping[str, Any], *, text: str, path: Path) -> Spec:
+    space = SearchSpace(domains={key: domain_of(domain) for key, domain in data["search_space"].items()})
+    return Spec(
+        name=data["name"],
+        goal=data.get("goal", ""),
+        task=_task(data["task"], space),
+        objective=_objective(data["objective"]),
+        guards=tuple(_record(Guard, guard) for guard in data.get("guards", ())),
+        search_space=space,
+        scales=Ladder(scales=tuple(_record(Scale, scale) for scale in data["scales"])),
+        decision=_record(DecisionRule, data.get("decision", {})),
+        scientist=data.get("scientist"),
+        policy=_record(Policy, data.get("policy", {})),
+        budget=_record(Budget, data.get("budget", {})),
+        execution=_record(Execution, data.get("execution", {})),
+        tracking=data.get("tracking", {}),
+        text=text,
+        path=path,
+        data=data,
+        digest=digest_of(data),
+        notes=notes_of(data),
+    )
+
+
+def _task(data: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
+    """The task without its own seed, whole numbers whole: LightningCLI refuses 3.0 where it expects an integer."""
+    task = {key: value for key, value in copy.deepcopy(dict(data)).items() if key != "seed_everything"}
+    return apply_overrides(task, {key: int(get_key(task, key)) for key in space if isinstance(space[key], Integer)})
+
+
+def _objective(data: Mapping[str, Any]) -> Objective:
+    read = data.get("read", "last")
+    return _record(Objective, {**data, "read": int(read["mean_of_last"]) if isinstance(read, dict) else read})
+
+
+def _record(kind: type[_Record], data: Mapping[str, Any]) -> _Record:
+    types = {entry.name: str(entry.type) for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: _of_type(types[name], value) for name, value in data.items()})
+
+
+def _of_type(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if name.startswith("tuple"):
+        return tuple(value)
+    if name.startswith("int"):
+        return int(value)
+    return float(value) if name.startswith("float") else value

@@ -1,0 +1,66 @@
+"""What `lightning-autoresearch status DIR --json` prints: a contract for other programs.
+
+Its schema is `schemas/status.schema.json`.  Numbers that are infinite or not a number become null.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from lightning_autoresearch.summary import GateRow, HypothesisRow, StudySummary
+from lightning_autoresearch.wording import count_trials
+
+
+def status_json(summary: StudySummary) -> dict[str, Any]:
+    """The status of a study as plain JSON data."""
+    status = {
+        "name": summary.name,
+        "phase": summary.phase,
+        "done": summary.done,
+        "reason": summary.reason,
+        "rounds": summary.round,
+        "trials": asdict(count_trials(summary)),
+        "hypotheses": [_hypothesis(row) for row in summary.hypotheses],
+        "gates": [_gate(row) for row in summary.gates],
+        "revision": max((row.number for row in summary.revisions), default=0),
+        "incumbent": dict(summary.incumbent),
+        "confirmed_gain": asdict(summary.confirmed_gain) if summary.confirmed_gain else None,
+        "cost": asdict(summary.cost),
+    }
+    return {key: finite(value) for key, value in status.items()}
+
+
+def finite(data: Any) -> Any:
+    """JSON data with null for every number that JSON cannot hold."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return data
+
+
+def _hypothesis(row: HypothesisRow) -> dict[str, Any]:
+    hypothesis = row.hypothesis
+    return {
+        "id": hypothesis.id,
+        "statement": hypothesis.statement,
+        "source": hypothesis.source,
+        "overrides": dict(hypothesis.overrides),
+        "prediction": asdict(hypothesis.prediction),
+        "gain": row.gain,
+        "verdict": row.verdict.value if row.verdict else None,
+    }
+
+
+def _gate(row: GateRow) -> dict[str, Any]:
+    return {
+        "scale": row.scale,
+        "pairs": len(row.gains),
+        "e_value": row.e_value,
+        "threshold": row.threshold,
+        "verdict": row.verdict.value if row.verdict else None,
+    }

@@ -1,0 +1,236 @@
+"""A study: one run of the loop over a spec, in a folder of its own; it can be stopped and resumed at any moment."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning_autoresearch import __version__
+from lightning_autoresearch.bundled import recipes_root
+from lightning_autoresearch.dispatch import Dispatcher, Interrupted
+from lightning_autoresearch.errors import ResearchError, StudyFailed, StudyMismatch
+from lightning_autoresearch.executor import Executor, make_executor
+from lightning_autoresearch.fold import Fold
+from lightning_autoresearch.hypothesis import Proposer
+from lightning_autoresearch.journal import FILE_NAME, Journal, Listener
+from lightning_autoresearch.loop import Loop
+from lightning_autoresearch.report import write_report
+from lightning_autoresearch.revise import Reviser
+from lightning_autoresearch.rewrite import text_digest
+from lightning_autoresearch.sampler import Sampler
+from lightning_autoresearch.space import apply_overrides
+from lightning_autoresearch.spec import Spec
+from lightning_autoresearch.summary import StudySummary
+from lightning_autoresearch.trial import Job, Trial
+
+REPORT_NAME = "report.html"
+
+
+class Study:
+    """A study of a spec.
+
+    Args:
+        spec: what `load_spec` gave.
+        folder: where it lives; `studies/<name>` below the working directory by default.  One that is there is resumed.
+        proposer: what states hypotheses; the offline sampler by default.
+        executor: what runs trials; as the spec's `execution` says by default.
+        command: how the study was started, for the report.
+        clock: gives seconds since 1970.
+
+    >>> from lightning_autoresearch import Study, load_spec  # doctest: +SKIP
+    >>> summary = Study(load_spec("specs/quickstart.yaml")).run()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        folder: Path | str | None = None,
+        proposer: Proposer | None = None,
+        executor: Executor | None = None,
+        command: str = "",
+        clock: Callable[[], float] = time.time,
+    ):
+        self.spec = spec
+        self.folder = Path(folder) if folder is not None else Path("studies") / spec.name
+        self._proposer = proposer or Sampler()
+        self._executor = executor
+        self._listeners: list[Listener] = []
+        self._command = command or shlex.join(["lightning-autoresearch", "fit", str(spec.path)])
+        self._stop = False
+        self._clock = clock
+        self._fold = Fold(folder=self.folder, clock=clock)
+
+    def run(self) -> StudySummary:
+        """Run the loop until it ends, or go on where an earlier call was stopped.
+
+        Returns:
+            The summary; `done` tells whether the study has ended, `phase` whether it failed or was interrupted.
+
+        Raises:
+            StudyMismatch: the folder holds a study of another spec.
+            StudyLocked: another process works on it.
+            JournalError: the journal is damaged, or the disk is full.
+            SpecError: the executor cannot serve the task (no such device).
+        """
+        self._set_failed_start_aside()
+        with Journal(self.folder, clock=self._clock) as journal:
+            self._open(journal)
+            if self._fold.summary().done:
+                return self._finish(journal)
+            journal.append("session_started", {"pid": os.getpid(), "host": platform.node(), "version": __version__})
+            executor = self._executor or make_executor(
+                self.spec.execution, task=self.spec.task, search_path=search_path(self.spec)
+            )
+            try:
+                self._work(journal, executor)
+            finally:
+                executor.close()
+            return self._finish(journal)
+
+    def listen(self, listener: Listener) -> None:
+        """Tell a listener of every journal entry, from the first on, once the study runs."""
+        self._listeners.append(listener)
+
+    def interrupt(self) -> None:
+        """Ask a running study to stop soon; safe from a signal handler or another thread."""
+        self._stop = True
+
+    def _open(self, journal: Journal) -> None:
+        """Begin the journal, or check that it belongs to this spec; then let everybody read it."""
+        created = journal.find("study_created", "")
+        if created is None:
+            journal.append("study_created", self._header())
+        elif created.data["spec_digest"] != self.spec.digest:
+            raise StudyMismatch(
+                f"{self.folder}: this is a study of another spec "
+                f"({_difference(created.data['spec'], self.spec.data)}); "
+                f"give the spec that it began with ({self.folder}/specs/0000.yaml), or another folder with --study"
+            )
+        journal.listen(self._fold)
+        for listener in self._listeners:
+            journal.listen(listener)
+        if journal.repaired:
+            journal.append("message", {"text": journal.repaired})
+
+    def _header(self) -> dict[str, Any]:
+        spec = self.spec
+        return {
+            "name": spec.name,
+            "goal": spec.goal,
+            "metric": spec.objective.metric,
+            "mode": spec.objective.mode,
+            "read": spec.objective.read,
+            "rule": spec.decision.rule,
+            "alpha": spec.decision.alpha,
+            "scales": [scale.name for scale in spec.scales],
+            "base": dict(spec.base),
+            "spec": dict(spec.data),
+            "spec_digest": spec.digest,
+            "spec_path": str(spec.path),
+            "text": spec.text,
+            "text_digest": text_digest(spec.text),
+            "notes": list(spec.notes),
+            "command": self._command,
+            "budget_trials": spec.budget.trials,
+            "budget_hours": spec.budget.hours,
+            "slots": spec.execution.slots,
+            "environment": {
+                "lightning_autoresearch": __version__,
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+            },
+        }
+
+    def _work(self, journal: Journal, executor: Executor) -> None:
+        """The loop, and how it ended as an entry of the journal."""
+        reviser = Reviser(self.spec, folder=self.folder)
+        dispatcher = Dispatcher(
+            journal,
+            executor=executor,
+            folder=self.folder / "trials",
+            make_job=lambda trial: make_job(self.spec, trial),
+            interrupted=lambda: self._stop,
+        )
+        loop = Loop(
+            self.spec,
+            journal=journal,
+            dispatcher=dispatcher,
+            proposer=self._proposer,
+            reviser=reviser,
+            elapsed=lambda: self._fold.wall_seconds(live=True),
+        )
+        try:
+            end = {"phase": "done", "done": True, "reason": loop.go()}
+        except StudyFailed as error:
+            end = {"phase": "failed", "done": True, "reason": str(error)}
+        except Interrupted:
+            end = {
+                "phase": "interrupted",
+                "done": False,
+                "reason": "interrupted; the same command goes on where it stopped",
+            }
+        journal.append("session_ended", end)
+
+    def _finish(self, journal: Journal) -> StudySummary:
+        summary = self._fold.summary()
+        try:
+            write_report(summary, self.folder / REPORT_NAME)
+        except (ResearchError, OSError) as error:  # a report can be written again, a study cannot
+            journal.append("message", {"text": f"the report could not be written: {error}"})
+        return self._fold.summary()
+
+    def _set_failed_start_aside(self) -> None:
+        """A study whose baseline never trained holds nothing; keep its journal under another name and begin anew."""
+        path = self.folder / FILE_NAME
+        if not path.is_file():
+            return
+        with Journal(self.folder) as journal:
+            fold = Fold(folder=self.folder)
+            journal.listen(fold)
+        summary = fold.summary()
+        if summary.phase == "failed" and not summary.hypotheses:
+            number = 1 + sum(1 for _ in self.folder.glob("journal-failed-*.jsonl"))
+            path.rename(self.folder / f"journal-failed-{number}.jsonl")
+
+
+def make_job(spec: Spec, trial: Trial) -> Job:
+    """A trial made concrete: the task with the trial's overrides, then the scale's keys, which have the last word."""
+    scale = spec.scales[trial.scale]
+    task = apply_overrides(apply_overrides(spec.task, trial.overrides), scale.set)
+    scalars = {key: value for key, value in scale.set.items() if not isinstance(value, (dict, list))}
+    return Job(
+        trial_id=trial.id,
+        task=task,
+        requested={**trial.overrides, **scalars},
+        objective=spec.objective,
+        guards=spec.guards,
+        seed=trial.seed,
+        search_path=search_path(spec),
+        timeout_seconds=spec.execution.timeout_seconds,
+        memory_gb=spec.execution.memory_gb,
+    )
+
+
+def search_path(spec: Spec) -> tuple[str, ...]:
+    """Where the task's classes are looked for: working directory, the spec's folder, our own path, last the recipes."""
+    folders = [os.getcwd(), str(spec.path.resolve().parent), *filter(None, sys.path[1:])]
+    return tuple(dict.fromkeys([*folders, str(recipes_root())]))
+
+
+def _difference(old: Any, new: Any, *, at: str = "") -> str:
+    """The first place where two specs differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if key not in old or key not in new:
+                return f"{at}/{key} is {'new' if key in new else 'gone'}"
+            if old[key] != new[key]:
+                return _difference(old[key], new[key], at=f"{at}/{key}")
+    return f"{at or '/'} was {old!r}, is {new!r}"

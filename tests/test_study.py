@@ -1,0 +1,436 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from lightning_autoresearch.decision import Verdict
+from lightning_autoresearch.errors import JournalError, StudyLocked, StudyMismatch
+from lightning_autoresearch.fold import summarize
+from lightning_autoresearch.journal import FILE_NAME, Journal, read_journal
+from lightning_autoresearch.spec import parse_spec
+from lightning_autoresearch.study import Study
+from lightning_autoresearch.trial import Purpose, TrialStatus
+from tests.worlds import SPEC, World, flat, loss
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """The report has tests of its own and costs half a second."""
+    monkeypatch.setattr("lightning_autoresearch.study.write_report", lambda summary, path: path.write_text("report"))
+
+
+def spec_of(text=SPEC, **overrides):
+    return parse_spec(
+        text,
+        path=Path("world.yaml"),
+        overrides=[f"{key.replace('__', '.')}={value}" for key, value in overrides.items()],
+    )
+
+
+def run(folder, world=None, *, text=SPEC, **overrides):
+    world = world or World()
+    return Study(spec_of(text, **overrides), folder=folder, executor=world).run()
+
+
+def true_gain(summary, truth=loss):
+    def at(config):
+        args = {key.rsplit(".", 1)[1]: value for key, value in config.items()}
+        return truth({"model": {"init_args": args}})
+
+    return at(summary.base) - at(summary.incumbent)
+
+
+def trials_by_step(folder):
+    return [
+        (entry.kind, entry.key) for entry in read_journal(folder) if entry.kind in ("trial_started", "trial_finished")
+    ]
+
+
+# -- what a study finds --------------------------------------------------------------------------------------------------
+
+
+def test_a_study_confirms_a_gain_and_rewrites_the_spec(tmp_path):
+    summary = run(tmp_path)
+    assert summary.done
+    assert summary.phase == "done"
+    assert summary.confirmed_gain.low > 0
+    assert summary.incumbent["model.init_args.lr"] > summary.base["model.init_args.lr"]
+    text = (tmp_path / "specs" / "0001.yaml").read_text()
+    assert "# ten times too small" in text
+    assert "name: world   # a simulated one" in text
+    latest = parse_spec(
+        (tmp_path / "specs" / f"{len(summary.revisions) - 1:04d}.yaml").read_text(), path=Path("x.yaml")
+    )
+    assert latest.base.items() <= dict(summary.incumbent).items()
+
+
+def test_revision_0_is_the_users_text_byte_for_byte(tmp_path):
+    run(tmp_path, budget__trials=20)
+    assert (tmp_path / "specs" / "0000.yaml").read_bytes() == SPEC.encode()
+
+
+def test_set_values_of_a_call_do_not_enter_a_revision(tmp_path):
+    summary = run(tmp_path, budget__trials=120)
+    assert summary.budget_trials == 120
+    assert "budget: {trials: 150}" in (tmp_path / "specs" / "0001.yaml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_on_a_task_whose_knobs_do_nothing_studies_promote_nothing(tmp_path, correlation):
+    promoted = 0
+    for seed in range(10):
+        summary = run(tmp_path / str(seed), World(truth=flat, correlation=correlation), decision__seed=seed)
+        promoted += len(summary.revisions) > 1
+        assert summary.hypotheses
+    assert promoted <= 1  # alpha is 0.1
+
+
+def test_on_a_task_without_any_effect_or_noise_nothing_is_promoted(tmp_path):
+    summary = run(tmp_path, World(truth=flat, sd=0.0))
+    assert summary.confirmed_gain is None
+    assert len(summary.revisions) == 1
+    assert {row.verdict for row in summary.hypotheses} == {Verdict.DROP}
+
+
+@pytest.mark.slow
+def test_on_a_task_with_a_known_optimum_the_interval_of_the_claimed_gain_covers_the_true_gain(tmp_path):
+    covered = []
+    for seed in range(24):
+        summary = run(tmp_path / str(seed), World(correlation=0.5), decision__seed=seed)
+        gain = summary.confirmed_gain
+        if gain is not None:
+            covered.append(gain.low <= true_gain(summary) <= gain.high)
+    assert len(covered) >= 20
+    assert sum(covered) / len(covered) >= 0.9
+
+
+def test_the_mode_max_is_oriented(tmp_path):
+    text = SPEC.replace("mode: min", "mode: max")
+    summary = run(tmp_path, World(truth=lambda task: -loss(task)), text=text)
+    assert summary.confirmed_gain.low > 0
+
+
+def test_rounds_follow_each_other_and_each_gate_has_fresh_seeds(tmp_path):
+    run(tmp_path, budget__trials=250)
+    started = [entry.data for entry in read_journal(tmp_path) if entry.kind == "trial_started"]
+    judged = [one["seed"] for one in started if one["purpose"] in (Purpose.GATE.value, Purpose.CONFIRM.value)]
+    before = set()
+    for one in started:
+        if one["purpose"] in (Purpose.GATE.value, Purpose.CONFIRM.value):
+            assert one["seed"] not in before
+        else:
+            before.add(one["seed"])
+    assert judged
+
+
+# -- stopping and going on -----------------------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    """Stands for kill -9: nothing after it is executed."""
+
+
+def killed_at(number):
+    def check(count):
+        if count == number:
+            raise Stopped
+
+    return check
+
+
+def outcome_of(folder):
+    kinds = ("screened", "gate_decided", "spec_revised", "calibrated", "hypothesis_stated", "space_revised")
+    return [(entry.kind, entry.key, entry.data) for entry in read_journal(folder) if entry.kind in kinds]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 7, 23])
+def test_a_study_that_is_killed_again_and_again_ends_like_one_that_is_not(tmp_path, every):
+    run(tmp_path / "whole", budget__trials=70)
+    world = World()
+    for attempt in itertools.count():
+        world.submitted.clear()
+        world.on_submit = killed_at(every + 1)
+        try:
+            run(tmp_path / "killed", world, budget__trials=70)
+            break
+        except Stopped:
+            assert attempt < 200
+    assert outcome_of(tmp_path / "killed") == outcome_of(tmp_path / "whole")
+    finished = [key for kind, key in trials_by_step(tmp_path / "killed") if kind == "trial_finished"]
+    assert len(finished) == len(set(finished))
+
+
+def test_a_study_that_is_done_is_shown_and_not_run_again(tmp_path):
+    first = run(tmp_path, budget__trials=30)
+    world = World()
+    assert run(tmp_path, world, budget__trials=30).reason == first.reason
+    assert world.submitted == []
+
+
+def test_an_interrupt_stops_after_a_clean_write_and_the_same_call_goes_on(tmp_path):
+    spec = spec_of(budget__trials=40)
+    world = World()
+    study = Study(spec, folder=tmp_path, executor=world)
+    world.on_submit = lambda count: study.interrupt() if count == 15 else None
+    summary = study.run()
+    assert (summary.phase, summary.done) == ("interrupted", False)
+    assert "goes on where it stopped" in summary.reason
+    assert run(tmp_path, budget__trials=40).done
+
+
+def test_another_spec_in_the_same_folder_is_a_clear_error(tmp_path):
+    run(tmp_path, budget__trials=20)
+    with pytest.raises(
+        StudyMismatch, match=r"/budget/trials was 20, is 21.*specs/0000\.yaml.*another folder with --study"
+    ):
+        run(tmp_path, budget__trials=21)
+    with pytest.raises(StudyMismatch, match="/objective/metric was 'loss', is 'x'"):
+        run(tmp_path, budget__trials=20, objective__metric="x")
+
+
+def test_a_comment_in_the_spec_does_not_make_another_study(tmp_path):
+    run(tmp_path, budget__trials=20)
+    world = World()
+    run(tmp_path, world, text=SPEC + "# later thought\n", budget__trials=20)
+    assert world.submitted == []
+
+
+def test_two_processes_do_not_work_on_one_study(tmp_path):
+    with Journal(tmp_path), pytest.raises(StudyLocked):
+        run(tmp_path)
+
+
+def test_a_journal_that_was_edited_is_found_out_on_resume(tmp_path):
+    spec = spec_of(budget__trials=60)
+    world = World()
+    study = Study(spec, folder=tmp_path, executor=world)
+    world.on_submit = lambda count: study.interrupt() if count == 30 else None
+    study.run()
+    lines = (tmp_path / FILE_NAME).read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if '"kind": "screened"' in line)
+    entry = json.loads(lines[at])
+    entry["data"]["decision"]["verdict"] = "KEEP" if entry["data"]["decision"]["verdict"] == "DROP" else "DROP"
+    lines[at] = json.dumps(entry)
+    (tmp_path / FILE_NAME).write_text("\n".join(lines) + "\n")
+    with pytest.raises(JournalError, match=r"entry \d+ of the journal \(screened h\d+\) differs"):
+        run(tmp_path, budget__trials=60)
+
+
+# -- budgets -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5, 8, 9, 10, 11, 12, 14, 17, 20, 26, 33, 47, 64])
+def test_no_study_runs_more_trials_than_its_budget(tmp_path, trials):
+    world = World()
+    summary = run(tmp_path, world, budget__trials=trials)
+    assert len(world.submitted) <= trials
+    assert summary.done
+    assert f"budget of {trials} trials" in summary.reason
+
+
+class Clock:
+    """Time goes on by a minute with every trial."""
+
+    def __init__(self):
+        self.now = 1e9
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_study_ends_when_its_hours_are_over_and_still_gates_what_it_found(tmp_path):
+    clock = Clock()
+    world = World()
+
+    def tick(count):
+        clock.now += 60
+
+    world.on_submit = tick
+    summary = Study(spec_of(budget__hours=1.5), folder=tmp_path, executor=world, clock=clock).run()
+    assert "the budget of 1.5 hours is spent" in summary.reason
+    assert summary.cost.wall_seconds <= 1.5 * 3600 + 20 * 60
+    assert summary.gates
+
+
+def test_time_between_sessions_does_not_count(tmp_path):
+    clock = Clock()
+    for _ in range(3):
+        world = World()
+        study = Study(spec_of(budget__hours=1), folder=tmp_path, executor=world, clock=clock)
+
+        def tick(count, study=study):
+            clock.now += 60
+            if count == 10:
+                study.interrupt()
+
+        world.on_submit = tick
+        summary = study.run()
+        clock.now += 1e6
+    assert summary.phase == "interrupted"
+    assert 25 * 60 <= summary.cost.wall_seconds <= 35 * 60
+
+
+# -- failures ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_baseline_that_never_trains_fails_the_study_with_the_reason(tmp_path):
+    world = World(fails=lambda job: TrialStatus.ERROR)
+    summary = run(tmp_path, world)
+    assert (summary.phase, summary.done) == ("failed", True)
+    assert "the baseline does not train at scale nano: 2 of 2 runs ended with error: simulated" in summary.reason
+    assert len(world.submitted) == 2
+
+
+def test_a_study_whose_baseline_failed_begins_anew_once_the_task_is_mended(tmp_path):
+    run(tmp_path, World(fails=lambda job: TrialStatus.ERROR), budget__trials=30)
+    assert run(tmp_path, budget__trials=30).phase == "done"
+    assert (tmp_path / "journal-failed-1.jsonl").is_file()
+
+
+def deep_fails(job):
+    return TrialStatus.OUT_OF_MEMORY if job.task["model"]["init_args"]["depth"] > 2 else None
+
+
+def test_failures_of_hypotheses_are_verdicts_of_their_own_and_the_study_goes_on(tmp_path):
+    summary = run(tmp_path, World(fails=deep_fails))
+    failed = [row for row in summary.hypotheses if row.status is TrialStatus.OUT_OF_MEMORY]
+    assert failed
+    assert all(row.verdict is Verdict.DROP and "out of memory" in row.sentence for row in failed)
+    assert summary.confirmed_gain.low > 0
+    assert summary.incumbent["model.init_args.depth"] <= 2
+
+
+def test_an_infrastructure_failure_is_tried_once_more_and_is_not_held_against_the_idea(tmp_path):
+    world = World()
+    world.fails = lambda job: (
+        TrialStatus.KILLED if world.submitted.count(job.trial_id) == 1 and int(job.trial_id) % 3 == 0 else None
+    )
+    summary = run(tmp_path, world, budget__trials=40)
+    assert all(row.result.finished for row in summary.trials)
+    assert {row.result.attempts for row in summary.trials} == {1, 2}
+    assert max(map(world.submitted.count, world.submitted)) == 2
+
+
+def test_a_branch_that_diverges_in_the_gate_is_not_promoted(tmp_path):
+    seen = {}
+
+    def fails(job):
+        seeds = seen.setdefault(canonical_task(job), set())
+        seeds.add(job.seed)
+        return TrialStatus.NOT_FINITE if len(seeds) > 2 and job.task["model"]["init_args"]["lr"] > 0.001 else None
+
+    summary = run(tmp_path, World(fails=fails))
+    assert len(summary.revisions) == 1
+    assert any(gate.verdict is Verdict.FAIL and "not finite" in gate.sentence for gate in summary.gates)
+
+
+def canonical_task(job):
+    return json.dumps(job.task, sort_keys=True)
+
+
+# -- guards, scales, rules -----------------------------------------------------------------------------------------------
+
+GUARDED = SPEC.replace("search_space:", "guards:\n  - {metric: accuracy, mode: max}\nsearch_space:")
+
+
+def test_a_promotion_that_worsens_a_guard_is_refused_with_the_reason(tmp_path):
+    def accuracy(job):
+        return {
+            "accuracy": 0.9 - 0.1 * math.log10(job.task["model"]["init_args"]["lr"] / 0.001) - 1e-4 * (job.seed % 7)
+        }
+
+    summary = run(tmp_path, World(extra=accuracy), text=GUARDED)
+    refused = [gate for gate in summary.gates if "accuracy got worse" in gate.sentence]
+    assert refused
+    assert all(gate.verdict is Verdict.FAIL for gate in refused)
+    assert summary.incumbent["model.init_args.lr"] <= 0.001
+
+
+def test_a_bound_drops_a_hypothesis_in_the_screen(tmp_path):
+    text = SPEC.replace("search_space:", "guards:\n  - {metric: peak, max: 3}\nsearch_space:")
+    summary = run(tmp_path, World(extra=lambda job: {"peak": job.task["model"]["init_args"]["depth"]}), text=text)
+    assert any("peak = 4 is above its bound 3" in row.sentence for row in summary.hypotheses)
+    assert summary.incumbent["model.init_args.depth"] <= 3
+
+
+TWO_SCALES = SPEC.replace(
+    "  - {name: nano, set: {trainer.max_steps: 10}}\n",
+    "  - {name: nano, set: {trainer.max_steps: 10}}\n  - {name: target, set: {trainer.max_steps: 100}}\n",
+)
+
+
+def test_a_branch_climbs_the_ladder_and_is_confirmed_at_the_target(tmp_path):
+    summary = run(tmp_path, text=TWO_SCALES, budget__trials=250)
+    assert [gate.scale for gate in summary.gates][:2] == ["nano", "target"]
+    assert summary.confirmed_gain.scale == "target"
+    assert set(summary.noise_sd) == {"nano", "target"}
+
+
+def test_a_gain_that_exists_at_the_proxy_only_is_not_adopted(tmp_path):
+    def proxy_only(task):
+        return loss(task) if task["trainer"]["max_steps"] == 10 else 1.0
+
+    summary = run(tmp_path, World(truth=proxy_only), text=TWO_SCALES, budget__trials=200)
+    assert any(gate.scale == "nano" and gate.verdict is Verdict.PROMOTE for gate in summary.gates)
+    assert len(summary.revisions) == 1
+    assert summary.confirmed_gain is None
+
+
+def test_adopt_at_names_the_scale_that_suffices(tmp_path):
+    summary = run(tmp_path, text=TWO_SCALES, decision__adopt_at="nano")
+    assert {gate.scale for gate in summary.gates} == {"nano"}
+    assert summary.confirmed_gain.scale == "nano"
+
+
+@pytest.mark.parametrize("rule", ["greedy", "mean"])
+def test_the_rules_for_comparison_promote_without_a_gate(tmp_path, rule):
+    summary = run(tmp_path, decision__rule=rule, budget__trials=100)
+    assert summary.rule == rule
+    assert summary.gates == ()
+    assert len(summary.revisions) > 1
+    assert f"rule {rule}: no gate, no error guarantee" in (tmp_path / "specs" / "0001.yaml").read_text()
+
+
+def test_greedy_keeps_noise_where_the_gate_does_not(tmp_path):
+    greedy = run(tmp_path / "greedy", World(truth=flat), decision__rule="greedy")
+    assert len(greedy.revisions) > 1
+    assert len(run(tmp_path / "gate", World(truth=flat)).revisions) == 1
+
+
+def test_the_self_test_gates_the_baseline_against_itself_and_does_not_promote_it(tmp_path):
+    summary = run(tmp_path, decision__self_test="true", budget__trials=60)
+    assert summary.gates[0].round == 0
+    assert summary.gates[0].verdict is Verdict.FAIL
+
+
+def test_a_summary_from_disk_equals_the_one_that_run_returns(tmp_path):
+    assert run(tmp_path) == summarize(tmp_path)
+
+
+def test_failed_trials_keep_their_folder_and_finished_ones_do_not(tmp_path):
+    summary = run(tmp_path, World(fails=deep_fails), budget__trials=60)
+    kept = {path.name for path in (tmp_path / "trials").iterdir()}
+    assert kept == {row.trial.id for row in summary.trials if not row.result.finished}
+
+
+@pytest.mark.parametrize("case", ["gain", "failures", "baseline fails"])
+def test_every_entry_of_a_journal_fits_its_schema(tmp_path, case):
+    from jsonschema import Draft202012Validator
+
+    from lightning_autoresearch.bundled import resource
+
+    world = {
+        "gain": World(),
+        "failures": World(fails=deep_fails),
+        "baseline fails": World(fails=lambda job: TrialStatus.ERROR),
+    }[case]
+    run(tmp_path, world, text=TWO_SCALES, budget__trials=120)
+    validator = Draft202012Validator(json.loads(resource("schemas", "journal.schema.json").read_text()))
+    entries = [json.loads(line) for line in (tmp_path / FILE_NAME).read_text().splitlines()]
+    assert [error.message for entry in entries for error in validator.iter_errors(entry)] == []

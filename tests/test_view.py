@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from lightning_autoresearch import wording
+from lightning_autoresearch.decision import Verdict
+from lightning_autoresearch.summary import ConfirmedGain, StudySummary
+from lightning_autoresearch.view import LiveView, PlainView, closing_text, events, printable, render
+from tests.summaries import (
+    BUILDERS,
+    calibrating,
+    empty,
+    failed_gate,
+    failures,
+    greedy,
+    hostile,
+    interrupted,
+    large,
+    mid_round,
+    null_study,
+    promoted,
+)
+
+
+def drawn(summary: StudySummary, *, width: int, height: int | None = None, colour: bool = False) -> str:
+    file = io.StringIO()
+    system = "standard" if colour else None
+    console = Console(file=file, width=width, height=100, force_terminal=colour, color_system=system, highlight=False)
+    console.print(render(summary, width=width, height=height))
+    return file.getvalue()
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+@pytest.mark.parametrize("name", BUILDERS)
+def test_no_line_is_wider_than_the_terminal(name: str, width: int) -> None:
+    lines = drawn(BUILDERS[name](), width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) > 4
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_nothing_important_is_cut_off_at_any_width(width: int) -> None:
+    text = words(drawn(promoted(), width=width))
+    assert "val_bpb lower by 0.074 (95 % interval 0.049 to 0.100, 3 fresh pairs at scale target)" in text
+    assert "39 of 200" in text
+    for told in ("++ promoted +0.048", "-- failed the gate +0.009", "lr 0.003 -> 0.006", "37 finished, 2 failed"):
+        assert told in text
+
+
+def test_a_running_study_tells_its_gate_its_trials_and_its_time() -> None:
+    text = words(drawn(mid_round(), width=118))
+    assert "gating round 1" in text
+    assert "4 pairs, e-value 23.4 (85.2 needed), mean gain +0.086; open, so provisional" in text
+    assert "running 00019 h6" in text
+    assert "18 of 200, 1 h 42 min left" in text
+    assert "0.17 of 1, 49 min 50 s left" in text
+    assert "18,400 tokens, 0.11 USD" in text
+    assert "! Trial 00012 was run again" in text
+
+
+def test_a_provisional_gain_is_never_called_confirmed() -> None:
+    text = drawn(mid_round(), width=160)
+    confirmed = next(line for line in text.splitlines() if line.startswith("confirmed"))
+    assert "nothing yet" in confirmed
+    assert not re.search(r"[+]0\.\d", confirmed)
+    assert re.search(r"^provisional +3 changes kept in this round, \+0\.081", text, re.MULTILINE)
+
+
+def test_an_ended_study_shows_no_time_left_and_no_provisional_gain() -> None:
+    text = drawn(null_study(), width=80)
+    assert not re.search(r"\d (s|min) left", text)
+    assert "provisional" not in text
+
+
+def test_each_verdict_can_be_told_without_colour() -> None:
+    assert len(set(wording.MARKS.values())) == len(Verdict) + 1
+    plain, coloured = drawn(mid_round(), width=80), drawn(mid_round(), width=80, colour=True)
+    assert "\x1b[" not in plain
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+
+
+def test_no_color_leaves_out_every_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", drawn(mid_round(), width=80, colour=True))
+    monkeypatch.delenv("NO_COLOR")
+    assert re.search(r"\x1b\[[0-9;]*3[0-7]m", drawn(mid_round(), width=80, colour=True))
+
+
+@pytest.mark.parametrize("height", [18, 24, 30])
+def test_the_view_fits_into_a_low_terminal(height: int) -> None:
+    lines = drawn(mid_round(), width=80, height=height).splitlines()
+    assert len(lines) <= height
+    assert any(line.startswith("cost") for line in lines)
+
+
+def test_markup_and_control_characters_of_a_proposer_are_plain_text() -> None:
+    text = drawn(hostile(), width=160, colour=True)
+    assert "[link=http://x]" in text
+    assert "\x1b[31m" not in text
+    assert "[/]" in text
+    assert printable("a\nb\x1b[2Jc\u202e") == "a b [2Jc "
+
+
+def test_a_large_study_is_drawn_quickly_enough_to_be_live() -> None:
+    text = words(drawn(large(2000), width=80, height=24))
+    assert "2000 of 4000" in text
+
+
+def test_the_live_view_leaves_its_last_state_on_the_screen() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=80, height=60, force_terminal=True, color_system=None, highlight=False)
+    with LiveView(console=console) as view:
+        view.update(calibrating())
+        view.update(promoted())
+    assert "\x1b[?1049h" not in file.getvalue(), "the alternate screen would be wiped at the end"
+    assert "val_bpb lower by 0.074" in file.getvalue()
+    assert not console._live_stack
+
+
+def test_a_live_view_without_an_update_shows_nothing() -> None:
+    file = io.StringIO()
+    with LiveView(console=Console(file=file, width=80, force_terminal=True, color_system=None)):
+        pass
+    assert not re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue()).strip()
+
+
+def plain_lines(*summaries: StudySummary) -> list[str]:
+    stream = io.StringIO()
+    with PlainView(stream=stream, clock=lambda: 0.0) as view:
+        for summary in summaries:
+            view.update(summary)
+    return stream.getvalue().splitlines()
+
+
+def test_every_event_has_exactly_one_line() -> None:
+    lines = plain_lines(calibrating(), mid_round(), mid_round(), promoted(), promoted())
+    for name in ("h1", "h2", "h3", "h4", "h5", "h6"):
+        assert sum(f": {name} " in line for line in lines) == 1
+    text = "\n".join(lines)
+    assert text.count("gate of round 1 at nano: 4 pairs, e-value 23.4") == 1
+    assert text.count("promoted (h2, h4)") == 2, "one at each scale"
+    assert text.count("failed the gate (h5)") == 1
+    assert text.count("revision 1: model.init_args.lr: 0.003 -> 0.006") == 1
+    assert text.count("note: Trial 00012 was run again") == 1
+    assert text.count("search space: widened") == 1
+    assert text.count("confirmed: val_bpb lower by 0.074") == 1
+    assert text.count("gating (round 1)") == 1
+    assert lines[-1].endswith("done (round 2), 39 of 200 trials: The budget of 200 trials is spent.")
+    assert len(lines) == len(set(lines))
+
+
+def test_every_line_has_a_time_stamp() -> None:
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  \S", line) for line in plain_lines(empty(), promoted()))
+
+
+def test_a_resumed_study_does_not_tell_its_past_again() -> None:
+    lines = plain_lines(promoted())
+    assert len(lines) == 1
+    assert "39 trials so far; confirmed: val_bpb lower by 0.074" in lines[0]
+
+
+def test_a_summary_without_news_gives_no_line() -> None:
+    assert list(events(mid_round(), mid_round())) == []
+    more = replace(mid_round(), trials=mid_round().trials[:-1])
+    assert list(events(mid_round(), more)) == [], "a finished trial alone is no event"
+
+
+def test_a_new_pair_of_an_open_gate_is_one_line() -> None:
+    before = mid_round()
+    gate = replace(before.gates[0], gains=(*before.gates[0].gains, 0.09), e_value=80.0)
+    lines = list(events(before, replace(before, gates=(gate,))))
+    assert lines == ["gate of round 1 at nano: 5 pairs, e-value 80 (85.2 needed), mean gain +0.086"]
+
+
+def test_a_plain_line_is_one_line_in_any_encoding() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    with PlainView(stream=stream, clock=lambda: 0.0) as view:
+        view.update(empty(messages=("broken\nline \u00b5",)))
+    assert raw.getvalue().decode("ascii").splitlines()[1].endswith("note: broken line ?")
+
+
+def test_the_closing_text_tells_the_gain_the_change_the_files_and_what_to_do() -> None:
+    text = closing_text(promoted()).plain
+    assert "val_bpb lower by 0.074 (95 % interval 0.049 to 0.100, 3 fresh pairs at scale target)" in text
+    assert "model.init_args.activation: relu -> gelu" in text
+    assert "studies/gpt-source/report.html" in text
+    assert "studies/gpt-source/specs/0001.yaml" in text
+    assert "lightning-autoresearch adopt studies/gpt-source" in text
+    assert "resume" not in text
+
+
+@pytest.mark.parametrize("build", [null_study, failed_gate])
+def test_without_a_confirmed_gain_the_closing_text_says_what_could_have_been_seen(build: object) -> None:
+    text = closing_text(build()).plain  # type: ignore[operator]
+    assert "No confirmed gain" in text
+    assert "smallest gain in val_bpb that this budget can resolve is about 0.021 at scale nano" in text
+    assert "nothing: the spec is as it was" in text
+    assert "adopt" not in text
+
+
+def test_an_interrupted_study_says_how_to_resume() -> None:
+    text = closing_text(interrupted()).plain
+    assert "Interrupted by Ctrl-C after trial 00019." in text
+    assert "resume   lightning-autoresearch fit specs/gpt.yaml --study studies/gpt-source" in text
+    again = replace(interrupted(), command="lightning-autoresearch fit a.yaml --study 'my dir'")
+    assert wording.resume_command(again) == "lightning-autoresearch fit a.yaml --study 'my dir'"
+
+
+def test_a_rule_without_a_guarantee_says_so() -> None:
+    assert "there is no error guarantee" in closing_text(greedy()).plain
+    assert "there is no error guarantee" in words(drawn(greedy(), width=80))
+
+
+def test_an_infeasible_hypothesis_is_shown_with_how_it_ended() -> None:
+    text = words(drawn(failures(), width=80))
+    assert "? void out of memory h5" in text
+    assert "? void timed out h6" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "noise", "text"),
+    [
+        (0.3123, 0.04, "0.31"),
+        (0.3123, 0.012, "0.312"),
+        (1234.5, 40.0, "1234"),
+        (-0.0001, 0.01, "0.000"),
+        (0.000123456, None, "0.0001235"),
+        (float("nan"), 0.1, "n/a"),
+        (None, 0.1, "n/a"),
+        (2.0, 0.0, "2"),
+    ],
+)
+def test_a_number_has_as_many_digits_as_its_noise_bears(value: float | None, noise: float | None, text: str) -> None:
+    assert wording.number(value, noise=noise) == text
+
+
+@pytest.mark.parametrize(
+    ("mode", "mean", "text"),
+    [
+        ("min", 0.31, "loss lower by 0.31 (95 % interval 0.27 to 0.35, 3 fresh pairs at scale nano)"),
+        ("max", 0.31, "loss higher by 0.31 (95 % interval 0.27 to 0.35, 3 fresh pairs at scale nano)"),
+        ("min", -0.31, "loss higher by 0.31, which is worse (95 % interval 0.27 to 0.35, 3 fresh pairs at scale nano)"),
+    ],
+)
+def test_a_gain_is_told_in_the_direction_of_its_metric(mode: str, mean: float, text: str) -> None:
+    low, high = sorted((mean * 0.27 / 0.31, mean * 0.35 / 0.31))
+    gain = ConfirmedGain(scale="nano", mean=mean, low=low, high=high, pairs=3)
+    assert wording.gain_sentence(gain, summary=empty(metric="loss", mode=mode)) == text
+
+
+def test_a_gain_without_an_interval_says_so() -> None:
+    gain = ConfirmedGain(scale="nano", mean=0.31, low=float("-inf"), high=float("inf"), pairs=1)
+    assert "(no bounded interval yet, 1 fresh pair at scale nano)" in wording.gain_sentence(gain, summary=empty())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.4, "4 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (273_600, "3 d 04 h")]
+)
+def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
+    assert wording.duration(seconds) == text
+
+
+def test_short_names_stay_unique() -> None:
+    names = wording.short_names(["model.init_args.lr", "optimizer.lr", "model.init_args.depth", "lr"])
+    assert names == {
+        "model.init_args.lr": "init_args.lr",
+        "optimizer.lr": "optimizer.lr",
+        "model.init_args.depth": "depth",
+        "lr": "lr",
+    }
