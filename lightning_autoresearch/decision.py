@@ -93,7 +93,7 @@ class ErrorStream:
         VOID spends the level too.  The guarantee needs every gamma_k to be used for one e-value only; handing it on
         would be harmless only where a gate is voided for causes that its gains cannot influence, and a gate that the
         budget cut short, or whose runs failed, is not always such a case.  The price is a threshold that is 5 % higher
-        at the second gate (89 instead of 85) and 25 % at the fifth.  A gate that is continued later is the same gate,
+        at the second gate (89 instead of 85) and 24 % at the third (110).  A gate that is continued later is the same gate,
         and a gate without any pair is none: neither has to be reported here.
 
         Raises:

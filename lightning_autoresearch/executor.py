@@ -230,7 +230,7 @@ class ProcessExecutor:
         try:
             process = None
             if start == "fork":
-                self.warm().start(folder, notify=notify, keep=lease.descriptors)
+                self._start_warm(folder, notify=notify, lease=lease)
             else:
                 process = self._start_cold(folder, notify=notify, lease=lease)
         except BaseException:
@@ -345,6 +345,15 @@ class ProcessExecutor:
             submitted_at=time.time(),
         )
 
+    def _start_warm(self, folder: Path, *, notify: int, lease: Lease) -> None:
+        server = self.warm()
+        try:
+            server.start(folder, notify=notify, keep=lease.descriptors)
+        except ExecutorError:
+            if not server.was_killed():
+                raise
+            self.warm().start(folder, notify=notify, keep=lease.descriptors)
+
     def _start_cold(self, folder: Path, *, notify: int, lease: Lease) -> subprocess.Popen[bytes]:
         with open(folder / "log.txt", "ab") as log:
             return subprocess.Popen(
@@ -380,10 +389,12 @@ class ProcessExecutor:
                 slot.folder = None
 
     def _complain_about_server(self, folder: Path) -> None:
-        """A trial that never reached a supervisor because the server is gone is the executor's failure."""
-        failure = self._server.failure() if self._server is not None else None
-        if failure is not None and not (folder / "process.json").exists():
-            raise ExecutorError(failure)
+        """A server that cannot start is the executor's failure; one that was killed only loses what it held."""
+        server = self._server
+        if server is not None and not (folder / "process.json").exists():
+            failure = server.failure(wait_seconds=_ADOPT_SECONDS)
+            if failure is not None and not server.was_killed():
+                raise ExecutorError(failure)
 
 
 def _prepare_folder(folder: Path) -> None:

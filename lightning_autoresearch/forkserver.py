@@ -18,6 +18,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,13 +66,19 @@ class ForkServer:
         except OSError as error:
             raise ExecutorError(self.failure() or f"the fork server does not answer: {error}") from error
 
-    def failure(self) -> str | None:
-        """Why the server is gone, or None while it runs."""
-        if self._process.poll() is None:
+    def failure(self, *, wait_seconds: float = 0.0) -> str | None:
+        """Why the server is gone, or None while it runs; a process that just closed its files takes a moment to end."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(wait_seconds)
+        if self._process.returncode is None:
             return None
         self._log.seek(0)
         lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         return f"the fork server ended with exit code {self._process.returncode}: {' | '.join(lines[-3:])}"
+
+    def was_killed(self) -> bool:
+        """Whether a signal ended the server, so that another one is likely to start."""
+        return (self._process.poll() or 0) < 0
 
     def close(self) -> None:
         """End the server; trials that run go on."""

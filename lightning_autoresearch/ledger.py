@@ -117,26 +117,23 @@ class Ledger:
         return min(max((sum(min(size, 3.0) for size in sizes) + flat) / (len(sizes) + 1), 0.1), 3.0)
 
     # -------------------------------------------------------------------------------------------------------- closeness
-    def closeness(self, step: Step, value: Value) -> float:
-        """How much a step tells about moving its key from the branch's value to another: 0 to 1."""
-        domain = self.space[step.key]
+    def closeness(self, key: str, before: Value, after: Value, value: Value) -> float:
+        """How much a test that moved a key tells about moving it from the branch's value to another: 0 to 1."""
+        domain = self.space[key]
         if isinstance(domain, Categorical):
-            return float(same(step.after, value))
-        if step.direction != direction(self.branch[step.key], value) or not self.is_placed(step.key):
+            return float(same(after, value))
+        if direction(before, after) != direction(self.branch[key], value) or not self.is_placed(key):
             return 0.0
-        ends = ((step.before, self.branch[step.key]), (step.after, value))
+        ends = ((before, self.branch[key]), (after, value))
         far = sum(abs(_unit(domain, one) - _unit(domain, other)) for one, other in ends)
         return math.exp(-far / (2 * GAIN_WIDTH))
 
     def similarity(self, finding: Finding, overrides: Mapping[str, Value]) -> float:
-        """Share of the keys of two changes that both move, and in the same direction: 0 to 1."""
+        """Mean closeness of two changes over the keys that either of them moves: 0 to 1."""
         theirs = finding.hypothesis.overrides
-        same = sum(
-            direction(finding.before.get(key), theirs[key]) == direction(self.branch[key], value)
-            for key, value in overrides.items()
-            if key in theirs
-        )
-        return same / len(set(theirs) | set(overrides))
+        shared = [key for key in overrides if key in theirs]
+        alike = sum(self.closeness(key, finding.before.get(key), theirs[key], overrides[key]) for key in shared)
+        return alike / len(set(theirs) | set(overrides))
 
     # ------------------------------------------------------------------------------------------------------ feasibility
     def is_behind_cliff(self, key: str, value: Value) -> bool:

@@ -64,8 +64,6 @@ FLAT_INFLUENCE = 0.5
 """Influence, in standard deviations of a gain, of a key that was never tested alone."""
 RISKY = 0.5
 """A candidate whose estimated probability of failing is above this is not proposed while there is anything else."""
-HOPELESS = 1.0
-"""A choice whose predicted gain is below minus so many standard deviations of a gain gets no first probe again."""
 LEAST_STEP = 0.02
 """Smallest step of a probe, as a share of the key's range; below, noise decides."""
 GRID = 33
@@ -74,10 +72,12 @@ GRID = 33
 PRIOR_KEEP = 0.2
 """Probability of a keep before any finding.  A change without effect passes the screen with probability 0.33 against
 fresh bars and more rarely against bars that were themselves selected; most changes are worse than no effect."""
-PRIOR_WEIGHT = 4.0
+PRIOR_WEIGHT = 2.0
 """Number of findings that this prior is worth."""
 ANY_WEIGHT = 0.15
 """What a finding about another key counts in a keep rate, compared with an equal one."""
+HALF_LIFE = 10.0
+"""Number of findings after which one counts half in a keep rate: keeps grow rarer as a search goes on."""
 SHRINKAGE = 1.0
 """Number of findings without effect by which a predicted gain is shrunken."""
 
@@ -244,9 +244,7 @@ def _first_probes_of(ledger: Ledger, rng: random.Random, key: str) -> Iterator[C
     domain = ledger.space[key]
     if isinstance(domain, Categorical):
         tested = [step.after for step in ledger.steps_from_here(key)]
-        left = [value for value in ledger.options(key) if value not in tested and _is_allowed(ledger, key, value)]
-        least = -HOPELESS * ledger.briefing.gain_sd
-        values = [value for value in left if _predicted_gain(ledger, key, value) >= least]
+        values = [value for value in ledger.options(key) if value not in tested and _is_allowed(ledger, key, value)]
     else:
         ways = [way for way in (1, -1) if ledger.drops(key, way) == 0 and ledger.arrived(key) != way]
         moves = [_move(ledger, key, way, _first_size(ledger, rng, domain)) for way in ways]
@@ -502,15 +500,18 @@ def _predict(ledger: Ledger, found: Candidate) -> Prediction:
 
     Gain: for each key the mean gain of single-key findings in the same direction (or to the same choice), weighted by
     closeness of where they began and ended, shrunken towards 0 by `SHRINKAGE` findings without effect; summed over
-    keys, so interactions are not covered.  Probability: keep rate of findings that changed one key, or more than one,
-    as this does; those about the same keys and directions count in full, others at `ANY_WEIGHT`; smoothed by a Beta
-    prior (`PRIOR_KEEP`, `PRIOR_WEIGHT`), times the estimated probability that the runs do not fail.  Never 0 or 1.
+    keys, so interactions are not covered.  Probability: keep rate of the findings that changed one key, or more than
+    one, as this does, weighted by likeness (others at `ANY_WEIGHT`) and age (`HALF_LIFE`); smoothed by a Beta prior
+    (`PRIOR_KEEP`, `PRIOR_WEIGHT`), times the estimated probability that the runs do not fail.  Never 0 or 1.
+
+    On simulated tasks (40 searches of 60 findings) the Brier score was 0.149, that of the overall keep rate, known only
+    in hindsight, 0.160: informative, but little so.
     """
     gain = sum(_predicted_gain(ledger, key, value) for key, value in found.overrides.items())
     kept, weight = PRIOR_KEEP * PRIOR_WEIGHT, PRIOR_WEIGHT
-    for finding in ledger.findings:
+    for age, finding in enumerate(reversed(ledger.findings)):
         if (len(finding.hypothesis.overrides) > 1) == (len(found.overrides) > 1):
-            closeness = max(ANY_WEIGHT, ledger.similarity(finding, found.overrides))
+            closeness = max(ANY_WEIGHT, ledger.similarity(finding, found.overrides)) * 0.5 ** (age / HALF_LIFE)
             weight += closeness
             kept += closeness * finding.kept
     probability = kept / weight * (1.0 - ledger.failure_probability(found.overrides))
@@ -521,7 +522,7 @@ def _predicted_gain(ledger: Ledger, key: str, value: Value) -> float:
     total = weight = 0.0
     for step in ledger.steps:
         if step.key == key and step.gain is not None:
-            closeness = ledger.closeness(step, value)
+            closeness = ledger.closeness(key, step.before, step.after, value)
             total += closeness * step.gain
             weight += closeness
     return total / (weight + SHRINKAGE)

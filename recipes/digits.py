@@ -1,12 +1,12 @@
 """A small conv net on scikit-learn's handwritten digits, where much of what can be varied is the data.
 
-Two classes for a LightningCLI config: the model `DigitsNet` and the data `DigitsData`.  The images come with scikit-learn (1797
-of 8 x 8 pixels, ten classes), so nothing has to be downloaded.
+Two classes for a LightningCLI config: the model `DigitsNet` and the data `DigitsData`.  The images come with
+scikit-learn (1797 of 8 x 8 pixels, ten classes), so nothing has to be downloaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -21,24 +21,33 @@ from torchmetrics.classification import MulticlassAccuracy
 CLASSES = 10
 """Digits 0 to 9."""
 DATA_SEED = 0
-"""Seed of the split, of the wrong labels and of the rare digits' images: they belong to the data, so trials share them."""
+"""Seed of the split, the wrong labels and the rare digits' images: they belong to the data, so trials share them."""
 
 Batch = Sequence[Tensor]
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+"""The non-linearities by name."""
 
 
 class DigitsNet(L.LightningModule):
     """Two convolutions, one pooling, one linear layer; AdamW with a constant learning rate.
 
-    Logs `train_loss` (nats, each step), and per validation `val_loss` (nats, without label smoothing) and `val_accuracy`, and,
-    where the data has a second validation loader, `heldout_accuracy`.
+    Logs `train_loss` (nats, each step), and per validation `val_loss` (nats, without label smoothing) and
+    `val_accuracy`, and, where the data has a second validation loader, `heldout_accuracy`.
 
     Args:
         width: Channels of the first convolution; the second has twice as many.  Cost grows with its square.
         activation: Non-linearity after each convolution; `leaky_relu` lets 1 % of a negative input through.
         batch_norm: Whether each convolution is followed by batch normalization.
         dropout: Share of the features before the linear layer that are set to zero in training.
-        label_smoothing: Share of the target probability that is spread evenly over the classes in training; it also dampens the
-            pull of wrong labels.
+        label_smoothing: Share of the target probability that is spread evenly over the classes in training; it also
+            dampens the pull of wrong labels.
         lr: Learning rate of AdamW.
         weight_decay: Decoupled weight decay, on all parameters.
     """
@@ -106,26 +115,23 @@ class DigitsNet(L.LightningModule):
         self.log(name, metric, on_step=False, on_epoch=True, add_dataloader_idx=False, prog_bar=True)
 
 
-ACTIVATIONS = {"relu": F.relu, "leaky_relu": F.leaky_relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
-"""The non-linearities by name."""
-
-
 class DigitsData(L.LightningDataModule):
     """The digits in three parts that never change: half for training, a quarter each for validation and held out.
 
-    Each class is split in these shares.  Wrong labels and class imbalance are put into the training part only, to make the
-    task as hard as real data; validation and held-out labels are as scikit-learn gives them.  Which labels are wrong and which
-    images are left out is the same in every run, as in a real data set; the order of the images and their shifts follow the
-    global seed (`seed_everything`) with generators of their own, so that a change of the model does not move them.
+    Each class is split in these shares.  Wrong labels and class imbalance are put into the training part only, to
+    make the task as hard as real data; validation and held-out labels are as scikit-learn gives them.  Which labels
+    are wrong and which images are left out is the same in every run, as in a real data set; the order of the images
+    and their shifts follow the global seed (`seed_everything`) with generators of their own, so that a change of the
+    model does not move them.
 
     Args:
         batch_size: Images per training step.  With `trainer.max_epochs` it changes the number of steps.
         shift_share: Share of the training images that are drawn shifted by one pixel, in a random direction each time.
-        label_noise: Share of the training labels that are replaced by a wrong one before training; the number of images is
-            rounded to the nearest.
+        label_noise: Share of the training labels that are replaced by a wrong one before training; the number of
+            images is rounded to the nearest.
         rare_share: Share of the training images of the digits 5 to 9 that are there at all; 1 is all of them.
-        balance: How far the loss evens out the classes: an image weighs (images per class on average / images of its class)
-            to this power, so 0 counts images alike and 1 counts classes alike.
+        balance: How far the loss evens out the classes: an image weighs (images per class on average / images of its
+            class) to this power, so 0 counts images alike and 1 counts classes alike.
 
     Raises:
         ValueError: a share is outside its range.
@@ -197,13 +203,13 @@ def split_digits() -> tuple[tuple[Tensor, Tensor], ...]:
         rows = (labels == digit).nonzero().squeeze(1)
         rows = rows[torch.randperm(len(rows), generator=generator)]
         half, quarter = len(rows) // 2, len(rows) // 4
-        for part, chosen in zip(parts, rows.split([half, quarter, len(rows) - half - quarter]), strict=True):
+        for part, chosen in zip(parts, (rows[:half], rows[half : half + quarter], rows[half + quarter :]), strict=True):
             part.append(chosen)
     return tuple((images[torch.cat(part)], labels[torch.cat(part)]) for part in parts)
 
 
 def keep_rare(labels: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
-    """Mask (n,) of the images that stay: all of the digits 0 to 4, and of each of 5 to 9 a random share, at least one."""
+    """Mask (n,) of the images that stay: all of the digits 0 to 4, a random share of each of 5 to 9, at least one."""
     kept = labels < 5
     for digit in range(5, CLASSES):
         rows = (labels == digit).nonzero().squeeze(1)
@@ -228,7 +234,7 @@ def balance_weights(labels: Tensor, *, power: float) -> Tensor:
 
 
 def shift_some(images: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
-    """Shift a random share of the images (n, 1, 8, 8) by one pixel up, down, left or right; what comes in is background."""
+    """Shift a random share of the images (n, 1, 8, 8) by one pixel up, down, left or right; background comes in."""
     chosen = torch.rand(len(images), generator=generator) < share
     directions = torch.randint(4, (len(images),), generator=generator)
     padded = F.pad(images, (1, 1, 1, 1))

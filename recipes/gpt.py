@@ -1,10 +1,10 @@
 """A byte-level GPT and the text that it learns: small enough for one CPU core, right for a GPU.
 
-Two classes for a LightningCLI config: the model `GPT` and the data `SourceText`.  Every choice is an init argument with a plain
-type, so that it can stand in a search space under `model.init_args.` or `data.init_args.`.
+Two classes for a LightningCLI config: the model `GPT` and the data `SourceText`.  Every choice is an init argument
+with a plain type, so that it can stand in a search space under `model.init_args.` or `data.init_args.`.
 
-The quality is measured in bits per byte, log2 of the perplexity per byte: 8 is a uniform guess, lower is better, and values are
-comparable between models because no tokenizer comes in between.
+The quality is measured in bits per byte, log2 of the perplexity per byte: 8 is a uniform guess, lower is better, and
+values are comparable between models because no tokenizer comes in between.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ NOT_SCORED = -100
 PASSAGE_BYTES = 1024
 """Length of the passages that are scored in validation; no context reaches over a passage's start."""
 SKIPPED_FOLDERS = frozenset(
-    "config dist-packages distutils encodings ensurepip idlelib lib2to3 pydoc_data site-packages test tests turtledemo".split()
+    {"dist-packages", "site-packages"}  # other packages
+    | {"idlelib", "test", "tests", "turtledemo"}
+    | {"config", "encodings", "pydoc_data"}  # tables and build settings
+    | {"distutils", "ensurepip", "lib2to3"}  # not in every version, or wheels
 )
-"""Folders of the standard library that hold other packages, tests, tables, or what newer versions have dropped."""
+"""Folders of the standard library that are not read."""
 
 Decay = Literal["cosine", "linear", "constant", "wsd"]
 Activation = Literal["gelu", "relu_squared", "silu"]
@@ -44,27 +47,27 @@ Activation = Literal["gelu", "relu_squared", "silu"]
 class GPT(L.LightningModule):
     """A decoder-only transformer over bytes: pre-norm, causal attention, AdamW with a learning-rate schedule per step.
 
-    Logs `train_loss` (nats per byte, each step), and per validation `val_bpb` and, where the data has a second validation
-    loader, `heldout_bpb` (bits per byte).
+    Logs `train_loss` (nats per byte, each step), and per validation `val_bpb` and, where the data has a second
+    validation loader, `heldout_bpb` (bits per byte).
 
     Args:
-        width: Size of the residual stream; a multiple of `heads`, and of `2 * heads` with rotary positions.  Cost grows with
-            its square.
+        width: Size of the residual stream; a multiple of `heads`, and of `2 * heads` with rotary positions.  Cost
+            grows with its square.
         depth: Number of blocks (attention, then MLP).  Cost grows in proportion.
         heads: Number of attention heads, each of size `width / heads`.
         mlp_ratio: Hidden size of the MLP divided by `width`.
         activation: Non-linearity of the MLP; `relu_squared` is the square of ReLU.
-        positions: `rotary` turns queries and keys by an angle that grows with the position; `learned` adds a trained vector
-            per position.
-        rotary_base: Slowest rotary wavelength, in units of 2 pi positions; small values suit short contexts.  No effect with
-            learned positions.
+        positions: `rotary` turns queries and keys by an angle that grows with the position; `learned` adds a trained
+            vector per position.
+        rotary_base: Slowest rotary wavelength, in units of 2 pi positions; small values suit short contexts.  No effect
+            with learned positions.
         max_length: Longest input in bytes with learned positions; no effect with rotary ones.
-        norm: `layer` subtracts the mean and divides by the standard deviation, `rms` only divides by the root mean square.
+        norm: `layer` subtracts the mean and divides by the standard deviation, `rms` only divides by the root mean
+            square.
         norm_eps: Number added to the variance in a norm.
         bias: Whether linear layers and layer norms have biases.
         tie_weights: Whether the output layer shares the embedding's matrix.
-        dropout: Share of activations set to zero in training, after the embedding and at the end of each sub-block.  It
-            costs more than it gives while every byte is seen at most once.
+        dropout: Share of activations set to zero in training, after the embedding and at the end of each sub-block.
         init_std: Standard deviation of the initial weights; those that write to the residual stream get
             `init_std / sqrt(2 * depth)`.
         lr: Peak learning rate of AdamW.  The best value falls with width and with the number of steps.
@@ -148,7 +151,9 @@ class GPT(L.LightningModule):
             head_size = self.hparams["width"] // self.hparams["heads"]
             rotation = rotary_table(length, head_size, base=self.hparams["rotary_base"], device=inputs.device)
         elif length > self.positions.num_embeddings:
-            raise ValueError(f"input of {length} bytes, but max_length is {self.positions.num_embeddings}; raise max_length")
+            raise ValueError(
+                f"input of {length} bytes, but max_length is {self.positions.num_embeddings}; raise max_length"
+            )
         else:
             stream = stream + self.positions(torch.arange(length, device=inputs.device))
         stream = self.dropout(stream)
@@ -170,7 +175,9 @@ class GPT(L.LightningModule):
         inputs, targets = batch
         name, bits = ("heldout_bpb", self.heldout_bits) if dataloader_idx == 1 else ("val_bpb", self.validation_bits)
         bits.update(self(inputs), targets)
-        self.log(name, bits, on_step=False, on_epoch=True, add_dataloader_idx=False, prog_bar=True, batch_size=len(inputs))
+        self.log(
+            name, bits, on_step=False, on_epoch=True, add_dataloader_idx=False, prog_bar=True, batch_size=len(inputs)
+        )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with weight decay on matrices only, and the schedule over all steps of the fit."""
@@ -189,7 +196,7 @@ class GPT(L.LightningModule):
         decay: Decay = self.hparams["decay"]
         if not math.isfinite(total_steps) and decay != "constant":
             raise ValueError(
-                f"decay {decay!r} needs a known number of steps: set trainer.max_steps or max_epochs, or decay: constant"
+                f"decay {decay!r} needs a known number of steps: set trainer.max_steps, max_epochs, or decay: constant"
             )
 
         def factor(step: int) -> float:
@@ -321,7 +328,7 @@ def rotate(vectors: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn queries and keys of shape (..., length, head_size) by their position; given back in their own precision."""
     cosines, sines = rotation
     first, second = vectors.float().chunk(2, dim=-1)
-    turned = torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
+    turned: Tensor = torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
     return turned.type_as(vectors)
 
 
@@ -343,7 +350,9 @@ def lr_factor(
         return (step + 1) / warmup_steps
     if decay == "constant":
         return 1.0
-    falling = total_steps - warmup_steps if decay != "wsd" else min(decay_share * total_steps, total_steps - warmup_steps)
+    falling = (
+        total_steps - warmup_steps if decay != "wsd" else min(decay_share * total_steps, total_steps - warmup_steps)
+    )
     progress = min(max((step - (total_steps - falling)) / max(falling, 1), 0.0), 1.0)
     remaining = 0.5 * (1.0 + math.cos(math.pi * progress)) if decay == "cosine" else 1.0 - progress
     return min_lr_ratio + (1.0 - min_lr_ratio) * remaining
@@ -352,8 +361,8 @@ def lr_factor(
 class BitsPerByte(Metric):
     """Mean cross-entropy in bits over every byte that was scored.
 
-    Its states are sums, so that the ranks of a distributed run, or batches of unequal size, add up to the same number as one
-    process with one batch.
+    Its states are sums, so that the ranks of a distributed run, or batches of unequal size, add up to the same number
+    as one process with one batch.
     """
 
     full_state_update = False
@@ -368,9 +377,10 @@ class BitsPerByte(Metric):
         self.add_state("scored", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Add logits of shape (batch, length, 256) and their targets (batch, length); `NOT_SCORED` targets are left out."""
-        self.nats += F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
-        self.scored += (targets != NOT_SCORED).sum()
+        """Add logits (batch, length, 256) and their targets (batch, length); `NOT_SCORED` targets are left out."""
+        # Not in place: a state that `Trainer.validate` reset under inference mode could not be added to by a later fit.
+        self.nats = self.nats + F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+        self.scored = self.scored + (targets != NOT_SCORED).sum()
 
     def compute(self) -> Tensor:
         """Bits per byte, a scalar."""
@@ -380,24 +390,25 @@ class BitsPerByte(Metric):
 class SourceText(L.LightningDataModule):
     """Text files as bytes, split by file into training, validation and held-out parts.
 
-    By default the text is the source code of the running Python's standard library, so that nothing has to be downloaded;
-    numbers are then comparable only under the same Python version.  A file belongs to a part by a hash of its path relative to
-    the folder: 80 % training, 10 % validation, 10 % held out, of the files in expectation, whatever the seed.  No file is in
-    two parts, but files that copy from each other may be: nothing looks for near-duplicates.
+    By default the text is the source code of the running Python's standard library, so that nothing has to be
+    downloaded; numbers are then comparable only under the same Python version.  A file belongs to a part by a hash of
+    its path relative to the folder: 80 % training, 10 % validation, 10 % held out, of the files in expectation,
+    whatever the seed.  No file is in two parts, but files that copy from each other may be: nothing looks for
+    near-duplicates.
 
     Training draws crops at random starts, with replacement: the k-th crop of a run depends on the global seed
     (`seed_everything`), on k and on `block_size`, and on nothing that the model does.  Validation scores the same bytes
-    whatever `block_size` and `batch_size` are; only the context that a byte is given depends on `block_size`.  (Under DDP
-    Lightning repeats some windows so that ranks get equally many, and so those bytes count twice.)
+    whatever `block_size` and `batch_size` are; only the context that a byte is given depends on `block_size`.  (Under
+    DDP Lightning repeats some windows so that ranks get equally many, and so those bytes count twice.)
 
     Args:
         block_size: Length of a training crop and longest context in validation, in bytes.
         batch_size: Crops per training step on each device.  With `trainer.max_steps` it changes how much text is seen.
-        folder: Folder of text files, searched with its subfolders but not with hidden ones; null is the standard library's
-            source.
+        folder: Folder of text files, searched with its subfolders but not with hidden ones; null is the standard
+            library's source.
         suffixes: Endings of the file names that are read.
-        eval_bytes: Bytes that are scored in each of validation and held-out, spread evenly over the part; rounded down to
-            whole passages of 1024, at least one.
+        eval_bytes: Bytes that are scored in each of validation and held-out, spread evenly over the part; rounded
+            down to whole passages of 1024, at least one.
         num_workers: Worker processes that load data; 0 loads in the training process, which is fastest for small text.
 
     Raises:
@@ -435,12 +446,14 @@ class SourceText(L.LightningDataModule):
         self.scored = [score_windows(text, block_size=self.block_size, eval_bytes=self.eval_bytes) for text in scored]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of (inputs, targets), each int64 of shape (batch_size, block_size); an epoch is as many bytes as the text has."""
+        """Batches of (inputs, targets), each int64 of shape (batch_size, block_size); an epoch has the text's bytes."""
         crops = Crops(self.train_text, block_size=self.block_size)
         return DataLoader(
             crops,
             batch_size=self.batch_size,
-            sampler=CropSampler(len(crops), crops_per_epoch=max(self.batch_size, len(self.train_text) // self.block_size)),
+            sampler=CropSampler(
+                len(crops), crops_per_epoch=max(self.batch_size, len(self.train_text) // self.block_size)
+            ),
             collate_fn=_as_is,
             drop_last=True,
             num_workers=self.num_workers,
@@ -451,7 +464,9 @@ class SourceText(L.LightningDataModule):
         """Two loaders, validation and held-out: (inputs, targets), each int64 of shape (windows, block_size)."""
         # Not `batch_size`: the order of summation, and so the last digits, must not depend on a knob of training.
         windows = max(1, 8192 // self.block_size)
-        return [DataLoader(TensorDataset(*pair), batch_size=windows, num_workers=self.num_workers) for pair in self.scored]
+        return [
+            DataLoader(TensorDataset(*pair), batch_size=windows, num_workers=self.num_workers) for pair in self.scored
+        ]
 
 
 class Crops(Dataset[Any]):
@@ -495,8 +510,8 @@ class CropSampler(Sampler[int]):
 def score_windows(text: Tensor, *, block_size: int, eval_bytes: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets, int64 of shape (windows, block_size), that score the same bytes for every block size.
 
-    Passages of 1024 scored bytes lie evenly over the text; each is cut into windows of at most `block_size`, and the last
-    window of a passage is padded with targets `NOT_SCORED`.
+    Passages of 1024 scored bytes lie evenly over the text; each is cut into windows of at most `block_size`, and the
+    last window of a passage is padded with targets `NOT_SCORED`.
     """
     passages = min(max(1, eval_bytes // PASSAGE_BYTES), (len(text) - 1) // PASSAGE_BYTES)
     stride = (len(text) - 1) // passages
@@ -511,7 +526,7 @@ def score_windows(text: Tensor, *, block_size: int, eval_bytes: int) -> tuple[Te
 
 @lru_cache(maxsize=4)
 def read_parts(folder: str | None, suffixes: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """The text of a folder as (training, validation, held-out), each uint8 of shape (bytes,); a zero byte ends each file.
+    """The text of a folder as (training, validation, held-out), each uint8 (bytes,); a zero byte ends each file.
 
     Raises:
         ValueError: there is no such folder.

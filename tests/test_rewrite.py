@@ -307,7 +307,7 @@ def test_any_op_on_any_document_says_what_was_meant_and_keeps_other_comments(rng
 def test_hardly_any_op_needs_more_than_an_edit_in_place(fallbacks: list[Any]) -> None:
     for seed in range(1000):
         check_one_op(Random(seed), fallbacks)
-    assert len(fallbacks) <= 5  # measured: 1 in 4,000
+    assert len(fallbacks) <= 2  # measured: 3 in 12,000
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
@@ -348,7 +348,7 @@ def test_a_thousand_ops_on_a_spec_keep_its_comments(fallbacks: list[Any]) -> Non
         data = documents.applied(data, kind, path, value)
         assert documents.is_data(text, data)
         assert [comment for comment in comments if comment not in text] == []
-    assert len(fallbacks) <= 2
+    assert not fallbacks
 
 
 def test_a_task_in_a_file_of_its_own_is_put_into_the_spec() -> None:

@@ -348,6 +348,20 @@ def test_a_trial_whose_supervisor_is_killed_dies_with_it_and_is_lost(warm: Proce
     _until(lambda: not psutil.pid_exists(pid))
 
 
+@linux_only
+def test_trials_outlive_their_server_and_the_next_one_gets_a_new_server(warm: ProcessExecutor, tmp_path: Path) -> None:
+    warm.submit(slow(20, model="tasks.Witness"), tmp_path / "first")
+    await_file(tmp_path / "first" / "seen.json")
+    children = psutil.Process().children()
+    servers = [child for child in children if child.is_running() and "forkserver" in _command_of(child.pid)]
+    assert len(servers) == 1
+    servers[0].kill()
+    _until(lambda: servers[0].status() == psutil.STATUS_ZOMBIE)
+    result = run(warm, make_job(), tmp_path / "second")
+    assert result.status is TrialStatus.FINISHED, result
+    assert await_outcome(warm, tmp_path / "first").status is TrialStatus.FINISHED
+
+
 def _until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
