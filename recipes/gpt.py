@@ -247,7 +247,8 @@ class Block(nn.Module):
     def forward(self, stream: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         """From and to (batch, length, width)."""
         stream = stream + self.dropout(self.attention(self.attention_norm(stream), rotation))
-        return stream + self.dropout(self.mlp(self.mlp_norm(stream)))
+        out: Tensor = stream + self.dropout(self.mlp(self.mlp_norm(stream)))
+        return out
 
 
 class CausalAttention(nn.Module):
