@@ -153,7 +153,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     spec = _load(arguments)
     study = Study(spec, folder=arguments.study, command=shlex.join(["lightning-autoresearch", *sys.argv[1:]]))
     with PlainView() if arguments.plain or not sys.stdout.isatty() else LiveView() as view:
-        watcher = Watcher(view.update, folder=study.folder)
+        every = 0.25 if isinstance(view, LiveView) else 0.0
+        watcher = Watcher(view.update, folder=study.folder, interval_seconds=every)
         study.listen(watcher)
         _stop_on_signals(study)
         summary = study.run()
@@ -165,7 +166,8 @@ def _fit(arguments: argparse.Namespace) -> int:
 def _print(text: RenderableType) -> None:
     from rich.console import Console
 
-    Console(highlight=False).print(text)
+    console = Console(highlight=False)
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def _exit_code(summary: StudySummary) -> int:

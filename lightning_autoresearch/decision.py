@@ -93,8 +93,8 @@ class ErrorStream:
         VOID spends the level too.  The guarantee needs every gamma_k to be used for one e-value only; handing it on
         would be harmless only where a gate is voided for causes that its gains cannot influence, and a gate that the
         budget cut short, or whose runs failed, is not always such a case.  The price is a threshold that is 5 % higher
-        at the second gate (89 instead of 85) and 24 % at the third (110).  A gate that is continued later is the same gate,
-        and a gate without any pair is none: neither has to be reported here.
+        at the second gate (89 instead of 85) and 24 % at the third (110).  A gate that is continued later is the same
+        gate, and a gate without any pair is none: neither has to be reported here.
 
         Raises:
             ValueError: the verdict is a screen's.
@@ -271,7 +271,8 @@ def _screened(gains: Sequence[float], verdict: Verdict, why: str, *, noise_sd: f
     noise = NoisePool(sum_squares=CREDITED_DEGREES * noise_sd * noise_sd, degrees=CREDITED_DEGREES)
     evidence = weigh(gains, pool=noise, tau=SINGLE_TAU)
     word = "Kept" if verdict is Verdict.KEEP else "Dropped"
-    sentence = f"{word}: {why}; mean gain {evidence.mean:.4g}, sd of a gain {noise_sd:.4g}."
+    mean = f"mean gain {evidence.mean:.4g}, " if len(gains) > 1 or verdict is Verdict.KEEP else ""
+    sentence = f"{word}: {why}; {mean}sd of a gain {noise_sd:.4g}."
     return Decision(stage="screen", verdict=verdict, sentence=sentence, evidence=evidence)
 
 

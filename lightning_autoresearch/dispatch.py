@@ -139,13 +139,14 @@ class Dispatcher:
         if not folder.exists():
             return False
         outcome = self.executor.outcome(folder)
-        if outcome is not None:
-            return outcome.status is not TrialStatus.CANCELLED
-        return self.executor.adopt(folder)
+        if outcome is not None and outcome.status is TrialStatus.CANCELLED:
+            shutil.rmtree(folder)
+            return False
+        return outcome is not None or self.executor.adopt(folder)
 
     def _launch(self, trial: Trial, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        """Start a trial; a folder that is there without an outcome is used again, so that its lock still holds."""
+        folder.mkdir(parents=True, exist_ok=True)
         self.executor.submit(self.make_job(trial), folder)
 
     def _collect(

@@ -71,10 +71,10 @@ class Purse:
         if ended := self._steps.journal.find("budget_ended", key):
             return str(ended.data["reason"])
         if self.trials_left < cost:
-            budget = self.spec.budget.trials
-            used = len(self._dispatcher.used)
-            rest = f"{used} used, going on would take {cost} more" if used < budget else "all used"
-            return f"the budget of {budget} trials is spent ({rest})"
+            rest = (
+                ": what is left would not suffice to search, gate and confirm any further" if self.trials_left else ""
+            )
+            return f"the budget of {self.spec.budget.trials} trials is spent{rest}"
         return self._time_is_up(key=key, ahead=ahead)
 
     def _time_is_up(self, *, key: str, ahead: int) -> str:

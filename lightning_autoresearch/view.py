@@ -198,7 +198,10 @@ def _closing(summary: StudySummary) -> Iterator[tuple[str, list[str]]]:
     )
     if summary.rule != "gate":
         yield "No guarantee", [wording.guarantee_sentence(summary)]
-    changes = [change for row in summary.revisions for change in row.changes]
+    changes = [
+        f"{key}: {wording.plain_value(summary.base.get(key))} -> {wording.plain_value(value)}"
+        for key, value in wording.changed_keys(summary).items()
+    ]
     yield "What changed", changes or ["nothing: the spec is as it was"]
     yield "Files", _files(summary)
     yield "Next", list(_next_steps(summary))
@@ -448,8 +451,7 @@ def _hypothesis_events(before: StudySummary, after: StudySummary) -> Iterator[st
     for row in after.hypotheses:
         if row.verdict is not None and row.hypothesis.id not in known:
             words = wording.hypothesis_change(row.hypothesis, row.before, names=names)
-            outcome = _gain_or_ending(row, after) if row.gain is None else f"gain {_gain_or_ending(row, after)}"
-            yield f"{wording.VERDICTS[row.verdict]}: {row.hypothesis.id} {words}: {outcome}. {row.sentence}".rstrip()
+            yield f"{row.hypothesis.id} {words}. {row.sentence or wording.VERDICTS[row.verdict]}"
 
 
 def _gate_events(before: StudySummary, after: StudySummary) -> Iterator[str]:
@@ -458,10 +460,8 @@ def _gate_events(before: StudySummary, after: StudySummary) -> Iterator[str]:
         news = old is None or len(old.gains) != len(gate.gains) or old.verdict != gate.verdict
         if not news:
             continue
-        words = f"gate of round {gate.round} at {gate.scale}: {_gate_line(gate, after)}"
         members = f" ({', '.join(gate.hypotheses)})" if gate.hypotheses else ""
-        outcome = f"; {wording.VERDICTS[gate.verdict]}{members}. {gate.sentence}" if gate.verdict else ""
-        yield f"{words}{outcome}".rstrip()
+        yield f"gate of round {gate.round} at {gate.scale}{members}: {gate.sentence or _gate_line(gate, after)}"
 
 
 def _gate_line(gate: GateRow, summary: StudySummary) -> str:

@@ -372,8 +372,8 @@ class BitsPerByte(Metric):
     nats: Tensor
     scored: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.add_state("nats", default=torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("scored", default=torch.tensor(0), dist_reduce_fx="sum")
 

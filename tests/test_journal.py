@@ -100,7 +100,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_torn_record(tmp_path, monkey
         journal.append("phase", {})
         real = os.write
         monkeypatch.setattr(os, "write", lambda descriptor, line: real(descriptor, line[:5]))
-        with pytest.raises(JournalError, match="only 5 of .* make room and start the same command again"):
+        with pytest.raises(JournalError, match=r"only 5 of .* make room and start the same command again"):
             journal.append("phase", {})
         monkeypatch.undo()
         assert journal.append("phase", {}).n == 2

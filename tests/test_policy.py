@@ -30,8 +30,8 @@ def hypothesis(**overrides):
     )
 
 
-def refused(overrides, *, policy=Policy(), tried=()):
-    return refusal(hypothesis(**overrides), space=SPACE, branch=BRANCH, policy=policy, tried=tried)
+def refused(overrides, *, policy=None, tried=()):
+    return refusal(hypothesis(**overrides), space=SPACE, branch=BRANCH, policy=policy or Policy(), tried=tried)
 
 
 @pytest.mark.parametrize(

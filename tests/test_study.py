@@ -50,7 +50,7 @@ def trials_by_step(folder):
     ]
 
 
-# -- what a study finds --------------------------------------------------------------------------------------------------
+# -- what a study finds ------------------------------------------------------------------------------------------------
 
 
 def test_a_study_confirms_a_gain_and_rewrites_the_spec(tmp_path):
@@ -128,7 +128,7 @@ def test_rounds_follow_each_other_and_each_gate_has_fresh_seeds(tmp_path):
     assert judged
 
 
-# -- stopping and going on -----------------------------------------------------------------------------------------------
+# -- stopping and going on ---------------------------------------------------------------------------------------------
 
 
 class Stopped(Exception):
@@ -222,7 +222,7 @@ def test_a_journal_that_was_edited_is_found_out_on_resume(tmp_path):
         run(tmp_path, budget__trials=60)
 
 
-# -- budgets -------------------------------------------------------------------------------------------------------------
+# -- budgets -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trials", [1, 2, 5, 8, 9, 10, 11, 12, 14, 17, 20, 26, 33, 47, 64])
@@ -276,7 +276,7 @@ def test_time_between_sessions_does_not_count(tmp_path):
     assert 25 * 60 <= summary.cost.wall_seconds <= 35 * 60
 
 
-# -- failures ------------------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_baseline_that_never_trains_fails_the_study_with_the_reason(tmp_path):
@@ -334,7 +334,7 @@ def canonical_task(job):
     return json.dumps(job.task, sort_keys=True)
 
 
-# -- guards, scales, rules -----------------------------------------------------------------------------------------------
+# -- guards, scales, rules ---------------------------------------------------------------------------------------------
 
 GUARDED = SPEC.replace("search_space:", "guards:\n  - {metric: accuracy, mode: max}\nsearch_space:")
 

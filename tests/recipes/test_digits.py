@@ -123,7 +123,7 @@ def test_rare_digits_keep_their_share_and_the_others_all() -> None:
 @pytest.mark.parametrize("name", ["shift_share", "label_noise", "rare_share"])
 def test_a_share_above_one_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 1.5; a share lies between 0 and 1"):
-        DigitsData(**{name: 1.5})
+        DigitsData(**{name: 1.5})  # type: ignore[arg-type]
 
 
 def test_weights_even_out_the_classes_only_as_far_as_asked() -> None:
