@@ -55,6 +55,8 @@ class Figure:
     """Traces of plotly.js; empty where there is nothing to draw yet."""
     layout: dict[str, Any]
     """Layout of plotly.js, without the page's look."""
+    empty: str = "Nothing to draw yet."
+    """What stands in the plot's place where there is nothing to draw."""
 
 
 def figures(summary: StudySummary) -> dict[str, Figure]:
@@ -184,6 +186,8 @@ def curves_figure(summary: StudySummary) -> Figure:
         _mean_curve(baseline, name=f"baseline, mean of {len(baseline)}", color="@ink", dash="dot"),
         _mean_curve(leader, name=name, color="@accent", dash="solid"),
     ]
+    if rows and all(len(_curve(row)) < 2 for row in rows):
+        data = []
     layout = _axes("optimizer step", summary.metric)
     if window:
         layout["yaxis"]["range"] = list(window)
@@ -196,6 +200,9 @@ def curves_figure(summary: StudySummary) -> Figure:
         alt=f"Learning curves of {wording.plural(shown, 'trial')}; on top the baseline and {name}.",
         data=_filled(data),
         layout=layout,
+        empty="Every trial was validated once, at its end, so there are no curves; see trainer.val_check_interval."
+        if rows
+        else "Nothing to draw yet.",
     )
 
 

@@ -381,3 +381,12 @@ def test_in_a_browser_a_heading_sorts_the_table_and_the_plots_take_the_dark_colo
     assert data["sorted"] == "descending"
     assert data["title"] == "rgb(231,234,237)"
     assert data["wide"] == "true", "the page itself must not scroll sideways"
+
+
+def test_trials_validated_once_have_no_curves_and_the_report_says_so():
+    summary = BUILDERS["promoted"]()
+    once = tuple(
+        replace(row, result=row.result and replace(row.result, curve=row.result.curve[-1:])) for row in summary.trials
+    )
+    page = report_html(replace(summary, trials=once))
+    assert "Every trial was validated once, at its end, so there are no curves" in page
