@@ -11,7 +11,7 @@ from lightning_autoresearch.scales import Scale
 from lightning_autoresearch.seeds import SeedStream
 from lightning_autoresearch.space import Value, canonical
 from lightning_autoresearch.spec import Spec
-from lightning_autoresearch.trial import INFRASTRUCTURE, Purpose, Trial, TrialResult
+from lightning_autoresearch.trial import INFRASTRUCTURE, Purpose, Trial, TrialResult, TrialStatus
 
 Config = Mapping[str, Value]
 """The value of every key that is or was in the search space."""
@@ -40,7 +40,7 @@ class Run:
     @property
     def at_fault(self) -> bool:
         """Whether it failed in a way that says something about its configuration."""
-        return not self.finished and self.result.status not in INFRASTRUCTURE
+        return not self.finished and self.result.status not in {*INFRASTRUCTURE, TrialStatus.CANCELLED}
 
     @property
     def failure(self) -> str:

@@ -49,6 +49,7 @@ class Dispatcher:
         journal: where intents and outcomes go.
         executor: what runs them.
         folder: parent of the trials' folders.
+        slots: trials at once, at most.
         make_job: makes a trial concrete.
         interrupted: asked between polls; true means stop now.
     """
@@ -59,6 +60,7 @@ class Dispatcher:
         *,
         executor: Executor,
         folder: Path,
+        slots: int,
         make_job: Callable[[Trial], Job],
         interrupted: Callable[[], bool] = lambda: False,
     ):
@@ -66,6 +68,7 @@ class Dispatcher:
         self.steps = Steps(journal)
         self.executor = executor
         self.folder = folder
+        self.slots = slots
         self.make_job = make_job
         self.interrupted = interrupted
         self.used: set[str] = set()
@@ -90,9 +93,10 @@ class Dispatcher:
         for index, chain in enumerate(chains):
             self._advance(_Link(index=index, chain=chain), None, answers, waiting)
         while waiting or running:
-            while waiting and len(running) < self.executor.capacity():
-                self._start(waiting.popleft(), running)
-            self._collect(running, answers, waiting)
+            while waiting and len(running) < self.slots and self.executor.capacity() > 0:
+                self._start(self._next(waiting), running, answers, waiting)
+            if running:
+                self._collect(running, answers, waiting)
         return [answers[index] for index in range(len(chains))]
 
     def known(self, trial: Trial) -> TrialResult | None:
@@ -116,11 +120,29 @@ class Dispatcher:
         else:
             waiting.append(replace(link, trial=trial))
 
-    def _start(self, link: _Link[Answer], running: dict[str, list[_Link[Answer]]]) -> None:
+    def _next(self, waiting: deque[_Link[Answer]]) -> _Link[Answer]:
+        """The link to start next: one whose trial an earlier session started comes first, it may still be alive."""
+        for index, link in enumerate(waiting):
+            if link.trial is not None and self.journal.find("trial_started", run_key(link.trial)):
+                del waiting[index]
+                return link
+        return waiting.popleft()
+
+    def _start(
+        self,
+        link: _Link[Answer],
+        running: dict[str, list[_Link[Answer]]],
+        answers: dict[int, Answer],
+        waiting: deque[_Link[Answer]],
+    ) -> None:
         assert link.trial is not None
         key = run_key(link.trial)
         if key in running:  # two chains want the same run
             running[key].append(link)
+            return
+        if result := self.known(link.trial):  # another chain wanted it, and it has ended meanwhile
+            self._use(key)
+            self._advance(link, result, answers, waiting)
             return
         self._use(key)
         entry = self.journal.find("trial_started", key)
@@ -138,11 +160,7 @@ class Dispatcher:
         """Whether an earlier session's run of this trial still goes on, or left its outcome."""
         if not folder.exists():
             return False
-        outcome = self.executor.outcome(folder)
-        if outcome is not None and outcome.status is TrialStatus.CANCELLED:
-            shutil.rmtree(folder)
-            return False
-        return outcome is not None or self.executor.adopt(folder)
+        return self.executor.outcome(folder) is not None or self.executor.adopt(folder)
 
     def _launch(self, trial: Trial, folder: Path) -> None:
         """Start a trial; a folder that is there without an outcome is used again, so that its lock still holds."""
@@ -168,6 +186,10 @@ class Dispatcher:
         folder = self._folder(trial)
         result = self.executor.outcome(folder)
         if result is None:
+            return None
+        if result.status is TrialStatus.CANCELLED:  # at the end of an earlier session: it was not run
+            shutil.rmtree(folder, ignore_errors=True)
+            self._launch(trial, folder)
             return None
         retried = self.journal.find("trial_retried", key) is not None
         if result.status in INFRASTRUCTURE and not retried:

@@ -57,19 +57,26 @@ class Fold:
 
     def on_entry(self, entry: Entry) -> None:
         """Take in one entry."""
-        if entry.kind == "session_started" and self._session_start is not None:
-            self._closed_seconds += self._last_time - self._session_start
         if entry.kind == "session_started":
+            self._close_session()
             self._session_start = entry.time
         self._last_time = entry.time
+        if entry.kind == "session_ended":
+            self._close_session()
         handler = getattr(self, f"_on_{entry.kind}", None)
         if handler:
             handler(entry.key, entry.data)
 
+    def _close_session(self) -> None:
+        """Add up a session's time; one that was killed lasted until its last entry."""
+        if self._session_start is not None:
+            self._closed_seconds += self._last_time - self._session_start
+        self._session_start = None
+
     def wall_seconds(self, *, live: bool) -> float:
         """Wall-clock seconds over all sessions, the last one up to now (`live`) or up to its last entry."""
         if self._session_start is None:
-            return 0.0
+            return self._closed_seconds
         end = self._clock() if live else self._last_time
         return self._closed_seconds + max(0.0, end - self._session_start)
 

@@ -160,14 +160,16 @@ class Gatekeeper:
     def _more_pairs(self, bout: Bout, score: _Score, *, first: bool) -> Decision | None:
         """Run the next pairs and look at all of them; None while the gate goes on."""
         pairs = self.spec.decision.gate_pairs - len(score.gains)
-        count = min(max(2 - len(score.gains), self.spec.execution.slots // 2, 1), pairs)
+        affordable = (self._purse.trials_left - self._purse.confirm_cost(first=first)) // 2
+        wanted = min(max(2 - len(score.gains), self.spec.execution.slots // 2, 1), pairs)
+        count = max(1, min(wanted, affordable))
         key = f"{bout.key}/{len(score.gains) + score.void}"
         if reason := self._purse.spent(cost=2 * count + self._purse.confirm_cost(first=first), key=key):
             return _void(f"not decided: {reason}", bout)
         for champion, challenger in self._bench.pairs(
             bout.champion, bout.challenger, bout.scale, count=count, against_itself=not bout.hypotheses
         ):
-            if challenger.at_fault:
+            if challenger.at_fault and champion.finished:
                 return gate_failed(challenger.failure, threshold=bout.threshold)
             if champion.finished and challenger.finished:
                 score.champion.append(champion)
@@ -176,7 +178,7 @@ class Gatekeeper:
             else:
                 score.void += 1
         if score.void > MAX_VOID_PAIRS:
-            return _void(f"given up: {score.void} pairs failed for reasons that are not the branch's", bout)
+            return _void(f"given up: {score.void} pairs failed for reasons that are not the branch's alone", bout)
         return self._look(bout, score) if score.gains else None
 
     def _look(self, bout: Bout, score: _Score) -> Decision | None:

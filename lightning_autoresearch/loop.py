@@ -133,7 +133,7 @@ class Loop:
             reserve = self._reserve()
             missing = max(0, self.rule.seeds_per_screen - len(self._bars))
             cost = reserve + missing + self.rule.seeds_per_screen
-            if reason := self._purse.spent(cost=cost, ahead=reserve, key=f"{self._bench.round}/{proposals + refused}"):
+            if reason := self._purse.spent(cost=cost, ahead=reserve, key=f"{self._bench.round}/{self._asked}"):
                 return kept, reason
             self._draw_bars()
             hypotheses = self._propose(min(self._batch(), rule.proposals_per_round - proposals))
@@ -143,16 +143,17 @@ class Loop:
             refused = 0 if hypotheses else refused + 1
             if refused >= MAX_REFUSED:
                 return kept, f"nothing of {MAX_REFUSED} proposals in a row was let through; the messages say why"
-            kept += self._screen_batch(hypotheses)
+            kept += self._screen_batch(hypotheses, room=rule.keeps_per_round - len(kept))
         return kept, ""
 
     def _close(self, kept: Sequence[Screened]) -> None:
         """Gate the round's branch up the ladder; then it is the incumbent, or forgotten."""
         gates: list[Gated] = []
-        for scale in self._purse.ladder if self.rule.gated else ():
-            if scale.name not in self._gates.streams:
-                self._phase("calibrating")
-                self._calibrate(scale, seeds=min(CREDITED_SEEDS, self.spec.decision.calibration_seeds))
+        passed = True
+        for scale in self._purse.ladder if self.rule.gated else self._purse.ladder[-1:]:
+            passed = self._ready(scale)
+            if not (passed and self.rule.gated):
+                break
             self._phase("gating")
             gates.append(
                 self._gates.hold(
@@ -163,15 +164,30 @@ class Loop:
                     first=not self._revisions,
                 )
             )
-            if gates[-1].decision.verdict is not Verdict.PROMOTE:
+            passed = gates[-1].decision.verdict is Verdict.PROMOTE
+            if not passed:
                 break
-        passed = all(gated.decision.verdict is Verdict.PROMOTE for gated in gates)
         promoted = passed and self._promote(kept, gates)
         if not promoted:
             self._branch = dict(self._incumbent)
         self._bars = self._bars_after(gates, promoted=promoted)
 
     # -- calibrating -------------------------------------------------------------------------------------------------
+
+    def _ready(self, scale: Scale) -> bool:
+        """Calibrate a scale if it is new; False where the budget does not suffice for that and a confirmation."""
+        fresh = scale.name not in self._gates.streams
+        seeds = min(CREDITED_SEEDS, self.spec.decision.calibration_seeds)
+        if self._purse.trials_left < fresh * seeds + self._confirm_cost():
+            text = (
+                f"round {self._bench.round} was not taken to scale {scale.name}: the budget of trials does not suffice"
+            )
+            self._steps.once("message", {"text": text}, key=f"{self._bench.round}/{scale.name}")
+            return False
+        if fresh:
+            self._phase("calibrating")
+            self._calibrate(scale, seeds=seeds)
+        return True
 
     def _calibrate(self, scale: Scale, *, seeds: int) -> list[Run]:
         """Measure the noise of a scale: run the incumbent on several seeds; start its pools and its error stream.
@@ -186,7 +202,7 @@ class Loop:
         drawn = [self._bench.seeds.fresh() for _ in range(seeds)]
         first = max(2, self.spec.execution.slots)
         runs = self._bench.runs(self._incumbent, scale, seeds=drawn[:first], purpose=Purpose.CALIBRATE)
-        if any(run.finished for run in runs):  # an incumbent that never trains is found out early
+        if not all(run.at_fault for run in runs):  # an incumbent that never trains is found out early
             runs += self._bench.runs(self._incumbent, scale, seeds=drawn[first:], purpose=Purpose.CALIBRATE)
         good = [run for run in runs if run.finished]
         if len(good) < 2:
@@ -231,6 +247,8 @@ class Loop:
         Returns:
             What may be tested; None where the proposer has nothing left.
         """
+        if not len(self._reviser.space):
+            return None
         self._asked += 1
         key = f"{self._bench.round}/{self._asked}"
         proposal = self._proposal(wanted, key=key)
@@ -247,7 +265,11 @@ class Loop:
             started = time.monotonic()
             answer = self._proposer.propose(self._briefing(wanted))
             numbered = tuple(
-                replace(hypothesis, id=f"h{number}")
+                replace(
+                    hypothesis,
+                    id=f"h{number}",
+                    overrides=policy.whole_numbers(hypothesis.overrides, space=self._reviser.space),
+                )
                 for number, hypothesis in enumerate(answer.hypotheses, start=self._stated + 1)
             )
             answer = replace(answer, hypotheses=numbered, seconds=round(time.monotonic() - started, 3))
@@ -305,11 +327,12 @@ class Loop:
 
     # -- screening ---------------------------------------------------------------------------------------------------
 
-    def _screen_batch(self, hypotheses: Sequence[Hypothesis]) -> list[Screened]:
+    def _screen_batch(self, hypotheses: Sequence[Hypothesis], *, room: int) -> list[Screened]:
         """Screen hypotheses that were all proposed for the same branch; keep those that help, one upon the other.
 
         Of several that pass at once the best is kept as it is.  A further one that changes the same key is dropped in
-        its favour; any other is screened again on top of it, because its evidence is about the branch before.
+        its favour; any other is screened again on top of it, because its evidence is about the branch before.  What
+        passes after the round is full, or cannot be paid for a second time, is void: it may be proposed again.
         """
         self._phase("screening")
         kept: list[Screened] = []
@@ -321,7 +344,7 @@ class Loop:
                 self._conclude(one)
         for one in sorted(passed, key=lambda one: sum(one.gains), reverse=True):
             before = self._before(one.hypothesis)
-            again = self._upon(one, kept)
+            again = self._upon(one, kept, room=room)
             if again.kept:
                 self._branch.update(again.hypothesis.overrides)
                 self._bars = list(again.runs)
@@ -329,17 +352,22 @@ class Loop:
             self._conclude(again, before=before)
         return kept
 
-    def _upon(self, one: Screened, kept: Sequence[Screened]) -> Screened:
+    def _upon(self, one: Screened, kept: Sequence[Screened], *, room: int) -> Screened:
         """What holds of a hypothesis that passed, now that others of its batch are in the branch."""
         if not kept:
             return one
         rival = next(
             (other for other in kept if other.hypothesis.overrides.keys() & one.hypothesis.overrides.keys()), None
         )
-        if rival is None:
+        if rival is not None:
+            sentence = f"Dropped in favour of {rival.hypothesis.id}, which changes the same key and gained more."
+            return replace(one, decision=replace(one.decision, verdict=Verdict.DROP, sentence=sentence))
+        affordable = self._purse.trials_left - self._confirm_cost() >= self.rule.seeds_per_screen
+        if len(kept) < room and affordable:
             return self._screened([one.hypothesis])[0]
-        sentence = f"Dropped in favour of {rival.hypothesis.id}, which changes the same key and gained more."
-        return replace(one, decision=replace(one.decision, verdict=Verdict.DROP, sentence=sentence))
+        why = "the budget does not suffice" if len(kept) < room else "the round was full"
+        sentence = f"Void: it passed, but {why} before it could be screened on top of {kept[-1].hypothesis.id}."
+        return replace(one, decision=replace(one.decision, verdict=Verdict.VOID, sentence=sentence))
 
     def _screened(self, hypotheses: Sequence[Hypothesis]) -> list[Screened]:
         """Screen hypotheses against the branch as it is now."""
@@ -412,7 +440,10 @@ class Loop:
             runs = self._bench.runs(self._branch, self.spec.scales.search, seeds=drawn, purpose=Purpose.BAR)
             self._bars += [run for run in runs if run.finished]
         if len(self._bars) < self.rule.seeds_per_screen:
-            raise StudyFailed(f"the incumbent no longer trains: {runs[-1].failure}")
+            failed = next(run for run in reversed(runs) if not run.finished)
+            raise StudyFailed(
+                f"the incumbent no longer trains at scale {self.spec.scales.search.name}: {failed.failure}"
+            )
 
     def _bars_after(self, gates: Sequence[Gated], *, promoted: bool) -> list[Run]:
         """The search scale's gate runs are unselected, so they serve as the next bars."""
@@ -427,8 +458,6 @@ class Loop:
     def _promote(self, kept: Sequence[Screened], gates: Sequence[Gated]) -> bool:
         """Confirm on further fresh pairs and write the next revision; False when the branch fails there."""
         scale = self._purse.ladder[-1]
-        if scale.name not in self._gates.streams:  # a rule without gates has not been here
-            self._calibrate(scale, seeds=min(CREDITED_SEEDS, self.spec.decision.calibration_seeds))
         self._phase("confirming")
         arms = [self._branch, self._bench.base] + ([self._incumbent] if self._revisions else [])
         drawn = [self._bench.seeds.fresh() for _ in range(self.spec.decision.confirm_pairs)]
@@ -473,6 +502,9 @@ class Loop:
     def _reserve(self) -> int:
         return self._purse.reserve(calibrated=self._gates.streams, gated=self.rule.gated, first=not self._revisions)
 
+    def _confirm_cost(self) -> int:
+        return self._purse.confirm_cost(first=not self._revisions)
+
     def _batch(self) -> int:
         """How many hypotheses are screened at once: enough to fill the slots, few enough to learn between."""
         affordable = (self._purse.trials_left - self._reserve()) // self.rule.seeds_per_screen
@@ -486,6 +518,11 @@ def _why_no_baseline(runs: Sequence[Run], scale: Scale) -> str:
     failed = [run for run in runs if not run.finished]
     if not failed:
         return f"at least two seeds are needed at scale {scale.name}; raise decision.calibration_seeds or budget.trials"
+    if not any(run.at_fault for run in failed):
+        return (
+            f"the machine ended {len(failed)} of {len(runs)} runs of the incumbent at scale {scale.name} "
+            f"({failed[0].failure}), each twice; look at its memory and at who else uses it"
+        )
     what = f"{len(failed)} of {len(runs)} runs ended with {failed[0].failure}"
     trace = "".join(f"\n    {line}" for line in failed[0].result.traceback)
     return f"the baseline does not train at scale {scale.name}: {what}{trace}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from lightning_autoresearch.hypothesis import Hypothesis, SpaceEdit
-from lightning_autoresearch.space import Categorical, Integer, SearchSpace, Value
+from lightning_autoresearch.space import Categorical, Domain, Integer, Overrides, SearchSpace, Value
 from lightning_autoresearch.spec import Policy
 from lightning_autoresearch.trial import canonical
 
@@ -62,7 +62,7 @@ def space_after(
     for edit in edits:
         if edit.op == "freeze" and edit.key in domains and len(domains) > 1:
             del domains[edit.key]
-        elif edit.op in ("widen", "narrow") and edit.key in domains and _sound(edit, must_contain):
+        elif edit.op in ("widen", "narrow") and edit.key in domains and _sound(edit, domains[edit.key], must_contain):
             assert edit.domain is not None
             domains[edit.key] = edit.domain
         else:
@@ -71,13 +71,39 @@ def space_after(
     return SearchSpace(domains=domains), tuple(accepted)
 
 
-def _sound(edit: SpaceEdit, must_contain: Sequence[Mapping[str, Value]]) -> bool:
-    domain = edit.domain
-    if domain is None:
+def _sound(edit: SpaceEdit, old: Domain, must_contain: Sequence[Mapping[str, Value]]) -> bool:
+    """Whether an edit keeps the kind and scale of its domain, does what its name says, and shuts nothing out."""
+    new = edit.domain
+    if new is None or type(new) is not type(old):
         return False
-    if not isinstance(domain, Categorical) and not domain.low < domain.high:
+    smaller, larger = (old, new) if edit.op == "widen" else (new, old)
+    if not _within(smaller, larger):
         return False
-    return all(domain.contains(config[edit.key]) for config in must_contain if edit.key in config)
+    return all(new.contains(config[edit.key]) for config in must_contain if edit.key in config)
+
+
+def _within(smaller: Domain, larger: Domain) -> bool:
+    """Whether every value of one domain lies in another one of the same kind and scale."""
+    if isinstance(smaller, Categorical) or isinstance(larger, Categorical):
+        return (
+            isinstance(smaller, Categorical)
+            and isinstance(larger, Categorical)
+            and len(smaller.choices) > 1
+            and all(larger.contains(choice) for choice in smaller.choices)
+        )
+    if smaller.scale != larger.scale or not smaller.low < smaller.high:
+        return False
+    return larger.low <= smaller.low and smaller.high <= larger.high and (larger.scale == "linear" or larger.low > 0)
+
+
+def whole_numbers(overrides: Overrides, *, space: SearchSpace) -> dict[str, Value]:
+    """The overrides with whole numbers as such where the key's domain is one of whole numbers: 4.0 becomes 4."""
+    return {
+        key: int(value)
+        if isinstance(value, float) and value.is_integer() and key in space and isinstance(space[key], Integer)
+        else value
+        for key, value in overrides.items()
+    }
 
 
 def _same(one: Value, other: Value) -> bool:

@@ -50,18 +50,21 @@ class Reviser:
 
     Args:
         spec: the user's spec.
+        text: its text when the study began, which revision 0 keeps byte for byte.
+        config_text: text of the file that the task named then; None where the task stands in the spec.
         folder: the study's folder.
 
     Attributes:
         space: the search space as it is now; edits of it enter the text with the next revision.
     """
 
-    def __init__(self, spec: Spec, *, folder: Path):
+    def __init__(self, spec: Spec, *, text: str, config_text: str | None, folder: Path):
         self.spec = spec
+        self._config_text = config_text
         self.folder = folder / "specs"
         self.space: SearchSpace = spec.search_space
-        self._parent = spec.text
-        self.keep(0, spec.text)
+        self._parent = text
+        self.keep(0, text)
 
     def keep(self, number: int, text: str) -> Path:
         """Write a revision's file unless it is there already with this very text."""
@@ -108,10 +111,8 @@ class Reviser:
 
     def _body(self, parent: str) -> str:
         """The parent's text with its task in place, where it named a file for it."""
-        task = parse(parent).data.get("task")
-        if isinstance(task, dict) and set(task) == {"config"}:
-            config = self.spec.path.parent / task["config"]
-            return inline_config(parent, config.read_text(encoding="utf-8"))
+        if self._config_text is not None and task_file(parent):
+            return inline_config(parent, self._config_text)
         return parent
 
     def _target(self, old: Mapping[str, Any], revision: Revision) -> dict[str, Any]:
@@ -145,6 +146,12 @@ class Reviser:
             f"{hypothesis.id} ({hypothesis.source}): {hypothesis.statement}" for hypothesis in revision.hypotheses
         ]
         return lines
+
+
+def task_file(text: str) -> str | None:
+    """The file that a spec's text names as its task, as it is written there; None where the task stands in the text."""
+    task = parse(text).data.get("task")
+    return str(task["config"]) if isinstance(task, dict) and set(task) == {"config"} else None
 
 
 def _gain_in_words(gain: Mapping[str, Any] | None, metric: str) -> str:

@@ -18,6 +18,7 @@ class Steps:
 
     def __init__(self, journal: Journal):
         self.journal = journal
+        self._wanted: dict[str, Any] | None = None
         self._past = {entry.key for entry in journal if entry.kind in ("trial_finished", "proposal_received")}
 
     @property
@@ -28,6 +29,9 @@ class Steps:
     def met(self, key: str) -> None:
         """A trial or proposal was met, now or again."""
         self._past.discard(key)
+        if self._wanted and not self._past:
+            self._turn_to(self._wanted)
+            self._wanted = None
 
     def once(self, kind: str, data: Mapping[str, Any], *, key: str) -> None:
         """Journal a step unless it stands there already; then it must say the same.
@@ -45,12 +49,16 @@ class Steps:
             )
 
     def phase(self, phase: str, *, round: int) -> None:
-        """Say what the study turns to, where that is new; nothing is said while a resumed study catches up."""
+        """Say what the study turns to, where that is new; while a resumed study catches up, it is said at the end."""
+        data = {"phase": phase, "round": round}
         if self.replaying:
-            return
+            self._wanted = data
+        else:
+            self._turn_to(data)
+
+    def _turn_to(self, data: dict[str, Any]) -> None:
         last = next(
             (entry for entry in reversed(self.journal.entries) if entry.kind in ("phase", "session_started")), None
         )
-        data = {"phase": phase, "round": round}
         if last is None or last.data != data:
             self.journal.append("phase", data)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -14,20 +16,20 @@ from typing import Any
 from lightning_autoresearch import __version__
 from lightning_autoresearch.bundled import recipes_root
 from lightning_autoresearch.dispatch import Dispatcher, Interrupted
-from lightning_autoresearch.errors import ResearchError, StudyFailed, StudyMismatch
+from lightning_autoresearch.errors import JournalError, ResearchError, StudyFailed, StudyMismatch
 from lightning_autoresearch.executor import Executor, make_executor
-from lightning_autoresearch.fold import Fold
+from lightning_autoresearch.fold import Fold, summarize
 from lightning_autoresearch.hypothesis import Proposer
 from lightning_autoresearch.journal import FILE_NAME, Journal, Listener
 from lightning_autoresearch.loop import Loop
 from lightning_autoresearch.report import write_report
-from lightning_autoresearch.revise import Reviser
+from lightning_autoresearch.revise import Reviser, task_file
 from lightning_autoresearch.rewrite import text_digest
 from lightning_autoresearch.sampler import Sampler
 from lightning_autoresearch.space import apply_overrides
 from lightning_autoresearch.spec import Spec
 from lightning_autoresearch.summary import StudySummary
-from lightning_autoresearch.trial import Job, Trial
+from lightning_autoresearch.trial import Job, Trial, TrialStatus
 
 REPORT_NAME = "report.html"
 
@@ -79,7 +81,8 @@ class Study:
             JournalError: the journal is damaged, or the disk is full.
             SpecError: the executor cannot serve the task (no such device).
         """
-        self._set_failed_start_aside()
+        self._fold = Fold(folder=self.folder, clock=self._clock)
+        set_failed_start_aside(self.folder)
         with Journal(self.folder, clock=self._clock) as journal:
             self._open(journal)
             if self._fold.summary().done:
@@ -92,6 +95,7 @@ class Study:
                 self._work(journal, executor)
             finally:
                 executor.close()
+                self._stop = False
             return self._finish(journal)
 
     def listen(self, listener: Listener) -> None:
@@ -111,7 +115,8 @@ class Study:
             raise StudyMismatch(
                 f"{self.folder}: this is a study of another spec "
                 f"({_difference(created.data['spec'], self.spec.data)}); "
-                f"give the spec that it began with ({self.folder}/specs/0000.yaml), or another folder with --study"
+                f"it began with: {created.data['command']} (the spec's text is in {self.folder}/specs/0000.yaml); "
+                "use that, or another folder with --study"
             )
         journal.listen(self._fold)
         for listener in self._listeners:
@@ -133,8 +138,9 @@ class Study:
             "base": dict(spec.base),
             "spec": dict(spec.data),
             "spec_digest": spec.digest,
-            "spec_path": str(spec.path),
+            "spec_path": str(spec.path.resolve()),
             "text": spec.text,
+            "config_text": _config_text(spec),
             "text_digest": text_digest(spec.text),
             "notes": list(spec.notes),
             "command": self._command,
@@ -151,11 +157,16 @@ class Study:
 
     def _work(self, journal: Journal, executor: Executor) -> None:
         """The loop, and how it ended as an entry of the journal."""
-        reviser = Reviser(self.spec, folder=self.folder)
+        created = journal.find("study_created", "")
+        assert created is not None
+        begun = created.data
+        reviser = Reviser(self.spec, text=begun["text"], config_text=begun["config_text"], folder=self.folder)
+        _sweep(journal, self.folder / "trials")
         dispatcher = Dispatcher(
             journal,
             executor=executor,
             folder=self.folder / "trials",
+            slots=self.spec.execution.slots,
             make_job=lambda trial: make_job(self.spec, trial),
             interrupted=lambda: self._stop,
         )
@@ -177,6 +188,11 @@ class Study:
                 "done": False,
                 "reason": "interrupted; the same command goes on where it stopped",
             }
+        except Exception as error:
+            end = {"phase": "interrupted", "done": False, "reason": f"stopped by {type(error).__name__}: {error}"}
+            with contextlib.suppress(JournalError):
+                journal.append("session_ended", end)
+            raise
         journal.append("session_ended", end)
 
     def _finish(self, journal: Journal) -> StudySummary:
@@ -187,18 +203,34 @@ class Study:
             journal.append("message", {"text": f"the report could not be written: {error}"})
         return self._fold.summary()
 
-    def _set_failed_start_aside(self) -> None:
-        """A study whose baseline never trained holds nothing; keep its journal under another name and begin anew."""
-        path = self.folder / FILE_NAME
-        if not path.is_file():
-            return
-        with Journal(self.folder) as journal:
-            fold = Fold(folder=self.folder)
-            journal.listen(fold)
-        summary = fold.summary()
-        if summary.phase == "failed" and not summary.hypotheses:
-            number = 1 + sum(1 for _ in self.folder.glob("journal-failed-*.jsonl"))
-            path.rename(self.folder / f"journal-failed-{number}.jsonl")
+
+def set_failed_start_aside(folder: Path) -> None:
+    """A study whose baseline never trained holds nothing: keep its files under another name, and begin anew."""
+    if not (folder / FILE_NAME).is_file():
+        return
+    summary = summarize(folder)
+    if summary.phase != "failed" or summary.hypotheses:
+        return
+    number = 1 + sum(1 for _ in folder.glob("failed-*"))
+    with Journal(folder):
+        aside = folder / f"failed-{number}"
+        aside.mkdir()
+        for name in ("trials", FILE_NAME):  # the journal last: until it is gone, this can be done again
+            if (folder / name).exists():
+                (folder / name).rename(aside / name)
+
+
+def _sweep(journal: Journal, trials: Path) -> None:
+    """Remove the folders of finished trials that a kill left behind."""
+    for entry in journal:
+        if entry.kind == "trial_finished" and entry.data["status"] == TrialStatus.FINISHED.value:
+            shutil.rmtree(trials / entry.data["trial_id"], ignore_errors=True)
+
+
+def _config_text(spec: Spec) -> str | None:
+    """Text of the file that the spec's text names as its task."""
+    name = task_file(spec.text)
+    return (spec.path.parent / name).read_text(encoding="utf-8") if name else None
 
 
 def make_job(spec: Spec, trial: Trial) -> Job:

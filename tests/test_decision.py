@@ -149,7 +149,7 @@ def test_the_screens_sentences_give_the_numbers() -> None:
         if (decision := screen(gains, noise_sd=1.0))
     ]
     assert sentences == [
-        "Dropped: it is not better on the first seed (gain -0.25); mean gain -0.25, sd of a gain 1.",
+        "Dropped: it is not better on the first seed (gain -0.25); sd of a gain 1.",
         "Dropped: it is worse by 0.75 on a further seed, more than 0.5 sd of a gain (0.5); "
         "mean gain 0.125, sd of a gain 1.",
         "Dropped: it is not better over 2 seeds; mean gain -0.025, sd of a gain 1.",

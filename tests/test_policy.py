@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_autoresearch.hypothesis import Hypothesis, Prediction, SpaceEdit
-from lightning_autoresearch.policy import refusal, space_after
+from lightning_autoresearch.policy import refusal, space_after, whole_numbers
 from lightning_autoresearch.space import Categorical, Float, Integer, SearchSpace
 from lightning_autoresearch.spec import Policy
 from lightning_autoresearch.trial import canonical
@@ -108,3 +108,24 @@ def test_an_edit_that_shuts_out_the_branch_or_makes_no_sense_is_passed_over(bad)
 def test_the_last_key_is_never_frozen():
     space = SearchSpace(domains={"lr": SPACE["lr"]})
     assert space_after(space, [edit("freeze", "lr")], must_contain=[BRANCH]) == (space, ())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        edit("widen", "lr", Float(low=0.0, high=0.4, scale="log")),
+        edit("widen", "lr", Float(low=1e-4, high=0.4)),
+        edit("widen", "lr", Float(low=1e-3, high=0.4, scale="log")),
+        edit("narrow", "drop", Float(low=0.0, high=0.9)),
+        edit("widen", "depth", Categorical(choices=(1, 2, 3))),
+        edit("widen", "act", Categorical(choices=("relu", "tanh"))),
+    ],
+)
+def test_an_edit_that_changes_the_kind_or_scale_or_not_what_it_says_is_passed_over(bad):
+    assert space_after(SPACE, [bad], must_contain=[BRANCH]) == (SPACE, ())
+
+
+def test_whole_numbers_become_such_where_the_key_wants_them():
+    found = whole_numbers({"depth": 4.0, "lr": 1.0, "act": "gelu"}, space=SPACE)
+    assert found == {"depth": 4, "lr": 1.0, "act": "gelu"}
+    assert [type(value) for value in found.values()] == [int, float, str]

@@ -3,16 +3,19 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from lightning_autoresearch.bench import Bench
 from lightning_autoresearch.decision import Verdict
+from lightning_autoresearch.dispatch import Dispatcher
 from lightning_autoresearch.errors import JournalError, StudyLocked, StudyMismatch
 from lightning_autoresearch.fold import summarize
 from lightning_autoresearch.journal import FILE_NAME, Journal, read_journal
 from lightning_autoresearch.spec import parse_spec
-from lightning_autoresearch.study import Study
+from lightning_autoresearch.study import Study, make_job
 from lightning_autoresearch.trial import Purpose, TrialStatus
 from tests.worlds import SPEC, World, flat, loss
 
@@ -290,7 +293,7 @@ def test_a_baseline_that_never_trains_fails_the_study_with_the_reason(tmp_path):
 def test_a_study_whose_baseline_failed_begins_anew_once_the_task_is_mended(tmp_path):
     run(tmp_path, World(fails=lambda job: TrialStatus.ERROR), budget__trials=30)
     assert run(tmp_path, budget__trials=30).phase == "done"
-    assert (tmp_path / "journal-failed-1.jsonl").is_file()
+    assert (tmp_path / "failed-1" / FILE_NAME).is_file()
 
 
 def deep_fails(job):
@@ -434,3 +437,163 @@ def test_every_entry_of_a_journal_fits_its_schema(tmp_path, case):
     validator = Draft202012Validator(json.loads(resource("schemas", "journal.schema.json").read_text()))
     entries = [json.loads(line) for line in (tmp_path / FILE_NAME).read_text().splitlines()]
     assert [error.message for entry in entries for error in validator.iter_errors(entry)] == []
+
+
+# -- found in review: each of these went wrong once ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 4, 8])
+def test_all_slots_are_used_and_no_more(tmp_path, slots):
+    world = World(slots=slots)
+    run(tmp_path, world, execution__slots=slots, budget__trials=40)
+    assert world.peak == slots
+
+
+def test_two_steps_that_want_the_same_run_get_it_from_one(tmp_path):
+    world = World(slots=1)
+    study = Study(spec_of(execution__slots=1), folder=tmp_path, executor=world)
+    with Journal(tmp_path) as journal:
+        dispatcher = Dispatcher(
+            journal,
+            executor=world,
+            folder=tmp_path / "trials",
+            slots=1,
+            make_job=lambda trial: make_job(study.spec, trial),
+        )
+        bench = Bench(study.spec, dispatcher=dispatcher)
+        wanted = [(bench.base, 1), (bench.base, 1), (bench.base, 2)]
+        runs = bench.run_all(wanted, study.spec.scales.search, purpose=Purpose.BAR)
+    assert runs[0].result == runs[1].result != runs[2].result
+    assert world.submitted == ["00001", "00002"]
+
+
+@pytest.mark.parametrize("rule", ["greedy", "mean", "gate"])
+@pytest.mark.parametrize("slots", [1, 2, 8])
+@pytest.mark.parametrize("trials", [12, 31, 60])
+def test_no_rule_exceeds_the_budget_however_many_slots_there_are(tmp_path, rule, slots, trials):
+    world = World(slots=slots)
+    settings = {"decision__rule": rule, "execution__slots": slots, "budget__trials": trials, "decision__gate_pairs": 4}
+    summary = run(tmp_path, world, text=TWO_SCALES, **settings)
+    assert len(world.submitted) <= trials
+    assert summary.done
+
+
+def test_a_trial_cancelled_at_the_end_of_a_session_is_run_and_held_against_nobody(tmp_path):
+    world = World()
+    world.fails = lambda job: TrialStatus.CANCELLED if world.submitted.count(job.trial_id) == 1 else None
+    summary = run(tmp_path, world, budget__trials=40)
+    assert all(row.result.finished for row in summary.trials)
+
+
+def test_a_comment_added_between_sessions_changes_nothing(tmp_path):
+    spec = spec_of(budget__trials=120)
+    world = World()
+    study = Study(spec, folder=tmp_path, executor=world)
+    world.on_submit = lambda count: study.interrupt() if (tmp_path / "specs/0001.yaml").exists() else None
+    assert study.run().phase == "interrupted"
+    assert run(tmp_path, text=SPEC + "# later thought\n", budget__trials=120).phase == "done"
+    assert (tmp_path / "specs/0000.yaml").read_bytes() == SPEC.encode()
+    assert "later thought" not in (tmp_path / "specs/0001.yaml").read_text()
+
+
+def test_a_task_in_a_file_of_its_own_is_put_in_place_as_it_was_when_the_study_began(tmp_path):
+    start, end = SPEC.index("  model:\n"), SPEC.index("objective:")
+    config = tmp_path / "config.yaml"
+    config.write_text("# hers\n" + textwrap.dedent(SPEC[start:end]))
+    text = SPEC[:start].replace("task:\n", "task: {config: config.yaml}\n") + SPEC[end:]
+    spec = parse_spec(text, path=tmp_path / "world.yaml", overrides=["budget.trials=120"])
+    world = World()
+    world.on_submit = lambda count: config.unlink(missing_ok=True)
+    summary = Study(spec, folder=tmp_path / "study", executor=world).run()
+    assert summary.confirmed_gain.low > 0
+    revision = (tmp_path / "study/specs/0001.yaml").read_text()
+    assert "# ten times too small" in revision
+    assert parse_spec(revision, path=Path("x.yaml")).base["model.init_args.depth"] >= 1
+
+
+def test_what_the_machine_does_is_not_blamed_on_the_baseline(tmp_path):
+    summary = run(tmp_path, World(fails=lambda job: TrialStatus.KILLED), budget__trials=30)
+    assert summary.phase == "failed"
+    assert "the machine ended 8 of 8 runs of the incumbent at scale nano" in summary.reason
+
+
+def test_entries_written_between_sessions_do_not_count_as_time(tmp_path):
+    clock = Clock()
+    world = World()
+    spec = spec_of(budget__hours=1)
+    study = Study(spec, folder=tmp_path, executor=world, clock=clock)
+    world.on_submit = lambda count: study.interrupt() if count == 5 else None
+    study.run()
+    clock.now += 1e6
+    with Journal(tmp_path, clock=clock) as journal:
+        journal.append("message", {"text": "a note"})
+    assert summarize(tmp_path).cost.wall_seconds < 60
+
+
+def test_a_repaired_journal_is_told(tmp_path):
+    spec = spec_of(budget__trials=40)
+    world = World()
+    study = Study(spec, folder=tmp_path, executor=world)
+    world.on_submit = lambda count: study.interrupt() if count == 5 else None
+    study.run()
+    with (tmp_path / FILE_NAME).open("ab") as file:
+        file.write(b'{"n": 99')
+    summary = run(tmp_path, budget__trials=40)
+    assert any("the last record of the journal was torn (8 bytes" in message for message in summary.messages)
+
+
+def test_the_phase_of_a_resumed_study_is_what_it_does(tmp_path):
+    spec = spec_of(budget__trials=60)
+    world = World()
+    study = Study(spec, folder=tmp_path, executor=world)
+    world.on_submit = lambda count: study.interrupt() if count == 20 else None
+    study.run()
+    phases = []
+    world = World(on_submit=lambda count: phases.append(summarize(tmp_path).phase))
+    run(tmp_path, world, budget__trials=60)
+    assert phases
+    assert "interrupted" not in phases[1:]
+
+
+def test_one_study_object_can_run_twice(tmp_path):
+    world = World()
+    study = Study(spec_of(budget__trials=40), folder=tmp_path, executor=world)
+    world.on_submit = lambda count: study.interrupt() if count == 5 else None
+    first = study.run()
+    second = study.run()
+    assert (first.phase, second.phase) == ("interrupted", "done")
+    assert second == summarize(tmp_path)
+
+
+def test_an_empty_search_space_ends_the_study_in_words(tmp_path):
+    text = SPEC[: SPEC.index("search_space:")] + "search_space: {}\n" + SPEC[SPEC.index("scales:") :]
+    assert "exhausted" in run(tmp_path, text=text).reason
+
+
+def test_a_round_closes_at_its_keeps_whatever_the_slots(tmp_path):
+    summary = run(tmp_path, World(slots=8), execution__slots=8, decision__keeps_per_round=1, budget__trials=200)
+    assert summary.gates
+    assert all(len(gate.hypotheses) == 1 for gate in summary.gates)
+
+
+def test_folders_that_a_kill_left_behind_are_swept(tmp_path):
+    spec = spec_of(budget__trials=40)
+    world = World()
+    study = Study(spec, folder=tmp_path, executor=world)
+    world.on_submit = lambda count: study.interrupt() if count == 8 else None
+    study.run()
+    (tmp_path / "trials/00001").mkdir(parents=True)
+    run(tmp_path, budget__trials=40)
+    assert not (tmp_path / "trials/00001").exists()
+
+
+def test_an_exception_of_a_proposer_leaves_a_study_that_can_go_on(tmp_path):
+    class Broken:
+        def propose(self, briefing):
+            raise RuntimeError("no ideas")
+
+    with pytest.raises(RuntimeError, match="no ideas"):
+        Study(spec_of(budget__trials=40), folder=tmp_path, executor=World(), proposer=Broken()).run()
+    summary = summarize(tmp_path)
+    assert (summary.phase, summary.reason) == ("interrupted", "stopped by RuntimeError: no ideas")
+    assert run(tmp_path, budget__trials=40).done

@@ -144,11 +144,12 @@ def plain_lines(*summaries: StudySummary) -> list[str]:
 def test_every_event_has_exactly_one_line() -> None:
     lines = plain_lines(calibrating(), mid_round(), mid_round(), promoted(), promoted())
     for name in ("h1", "h2", "h3", "h4", "h5", "h6"):
-        assert sum(f": {name} " in line for line in lines) == 1
+        assert sum(f"  {name} " in line for line in lines) == 1
     text = "\n".join(lines)
-    assert text.count("gate of round 1 at nano: 4 pairs, e-value 23.4") == 1
-    assert text.count("promoted (h2, h4)") == 2, "one at each scale"
-    assert text.count("failed the gate (h5)") == 1
+    assert text.count("gate of round 1 at nano (h2, h4, h5): 4 pairs, e-value 23.4") == 1
+    assert text.count("gate of round 1 at nano (h2, h4): e-value 412 reached 85.2") == 1
+    assert text.count("gate of round 1 at target (h2, h4): e-value passed 85.2") == 1
+    assert text.count("gate of round 2 at nano (h5): t = -0.1 after 3 pairs.") == 1
     assert text.count("revision 1: model.init_args.lr: 0.003 -> 0.006") == 1
     assert text.count("note: Trial 00012 was run again") == 1
     assert text.count("search space: widened") == 1
@@ -178,7 +179,7 @@ def test_a_new_pair_of_an_open_gate_is_one_line() -> None:
     before = mid_round()
     gate = replace(before.gates[0], gains=(*before.gates[0].gains, 0.09), e_value=80.0)
     lines = list(events(before, replace(before, gates=(gate,))))
-    assert lines == ["gate of round 1 at nano: 5 pairs, e-value 80 (85.2 needed), mean gain +0.086"]
+    assert lines == ["gate of round 1 at nano (h2, h4, h5): 5 pairs, e-value 80 (85.2 needed), mean gain +0.086"]
 
 
 def test_a_plain_line_is_one_line_in_any_encoding() -> None:

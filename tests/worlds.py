@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_autoresearch.codec import from_json, read_json, to_json, write_json
 from lightning_autoresearch.space import get_key
 from lightning_autoresearch.trial import Job, TrialResult, TrialStatus, digest_of
 
@@ -79,13 +80,16 @@ class World:
     on_submit: Callable[[int], None] = lambda count: None
     submitted: list[str] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
-    results: dict[Path, TrialResult] = field(default_factory=dict)
+    taken: set[Path] = field(default_factory=set)
+    peak: int = 0
 
     def submit(self, job: Job, folder: Path) -> None:
         self.submitted.append(job.trial_id)
         self.jobs.append(job)
         self.on_submit(len(self.submitted))
-        self.results[folder] = self.result(job)
+        self.taken.add(folder)
+        self.peak = max(self.peak, len(self.taken))
+        write_json(folder / "outcome.json", to_json(self.result(job)))
 
     def result(self, job: Job) -> TrialResult:
         status = self.fails(job)
@@ -113,7 +117,9 @@ class World:
         return self.sd * (math.sqrt(self.correlation) * shared + math.sqrt(1 - self.correlation) * own)
 
     def outcome(self, folder: Path) -> TrialResult | None:
-        return self.results.get(folder)
+        self.taken.discard(folder)
+        data = read_json(folder / "outcome.json")
+        return from_json(data, TrialResult) if data else None
 
     def cancel(self, folder: Path) -> None:
         raise AssertionError("nothing to cancel")
@@ -122,7 +128,7 @@ class World:
         return False
 
     def capacity(self) -> int:
-        return self.slots
+        return self.slots - len(self.taken)
 
     def wait(self, timeout_seconds: float) -> None:
         pass  # a simulated trial has ended at once
