@@ -461,7 +461,8 @@ def test_two_steps_that_want_the_same_run_get_it_from_one(tmp_path):
             make_job=lambda trial: make_job(study.spec, trial),
         )
         bench = Bench(study.spec, dispatcher=dispatcher)
-        wanted = [(bench.base, 1), (bench.base, 1), (bench.base, 2)]
+        one, other = bench.seeds.fresh(), bench.seeds.fresh()
+        wanted = [(bench.base, one), (bench.base, one), (bench.base, other)]
         runs = bench.run_all(wanted, study.spec.scales.search, purpose=Purpose.BAR)
     assert runs[0].result == runs[1].result != runs[2].result
     assert world.submitted == ["00001", "00002"]

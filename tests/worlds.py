@@ -134,4 +134,4 @@ class World:
         pass  # a simulated trial has ended at once
 
     def close(self) -> None:
-        pass
+        self.taken.clear()
