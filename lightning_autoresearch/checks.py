@@ -47,13 +47,25 @@ _TYPES = {
 
 def faults_of(data: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Fault]:
     """Every fault of the data: those of the schema, then those between fields whose own form is right."""
-    from jsonschema import Draft202012Validator
-
-    errors = list(Draft202012Validator(dict(schema)).iter_errors(data))
-    faults = [fault for error in errors for fault in _in_words(error)]
+    faults = [fault for error in _schema_errors(data, schema) for fault in _in_words(error)]
     form = _Form(data, [fault.pointer for fault in faults if not _is_unknown(fault)])
     return [*_without_echoes(faults), *_task_faults(form), *_space_faults(form), *_scales_faults(form),
             *_guards_faults(form), *_decision_faults(form)]  # fmt: skip
+
+
+def _schema_errors(data: Mapping[str, Any], schema: Mapping[str, Any]) -> list[ValidationError]:
+    """What breaks the schema.
+
+    Whether anything does is asked of a compiled validator, which is imported four times as fast; the one that can say
+    what is imported only then.
+    """
+    import jsonschema_rs
+
+    if jsonschema_rs.Draft202012Validator(dict(schema)).is_valid(data):
+        return []
+    from jsonschema import Draft202012Validator
+
+    return list(Draft202012Validator(dict(schema)).iter_errors(data))
 
 
 def notes_of(data: Mapping[str, Any]) -> tuple[str, ...]:

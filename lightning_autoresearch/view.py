@@ -156,6 +156,7 @@ def events(before: StudySummary | None, after: StudySummary) -> Iterator[str]:
     ended = after.phase in {"done", "interrupted", "failed"}
     if moved and not ended:
         yield _phase_line(after)
+    yield from (_noise_line(after, scale) for scale in after.noise_sd if scale not in before.noise_sd)
     yield from _hypothesis_events(before, after)
     yield from _gate_events(before, after)
     known = {row.digest for row in before.revisions}
@@ -442,6 +443,14 @@ def _phase_line(summary: StudySummary) -> str:
     counts = wording.count_trials(summary)
     line = f"{summary.phase} ({where}), {counts.ended} of {summary.budget_trials} trials"
     return f"{line}: {summary.reason}" if summary.reason else line
+
+
+def _noise_line(summary: StudySummary, scale: str) -> str:
+    """What calibration found: the noise, and the smallest gain that can be told from it."""
+    line = f"noise at scale {scale}: sd of a paired gain {wording.number_short(summary.noise_sd[scale])}"
+    if summary.resolvable_gain is None or scale != summary.scales[0]:
+        return line
+    return f"{line}; the smallest gain that a gate resolves is about {wording.number_short(summary.resolvable_gain)}"
 
 
 def _hypothesis_events(before: StudySummary, after: StudySummary) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -762,8 +763,9 @@ def test_the_schema_is_valid_under_both_drafts(validator: Any) -> None:
     validator.check_schema(schema())
 
 
-def test_both_drafts_give_the_same_verdict() -> None:
+def test_both_drafts_and_the_compiled_validator_give_the_same_verdict() -> None:
     older, newer = Draft7Validator(schema()), Draft202012Validator(schema())
+    compiled = jsonschema_rs.Draft202012Validator(schema())
     texts = [BASE, WITH_CONFIG, *(BASE.replace(old, new, 1) for old, new, _ in BAD)]
     verdicts = []
     for text in texts:
@@ -771,7 +773,7 @@ def test_both_drafts_give_the_same_verdict() -> None:
             data = parse(text).data
         except SpecError:
             continue
-        assert older.is_valid(data) == newer.is_valid(data), text
+        assert older.is_valid(data) == newer.is_valid(data) == compiled.is_valid(data), text
         verdicts.append(newer.is_valid(data))
     assert verdicts.count(True) > 10
     assert verdicts.count(False) > 30
