@@ -101,7 +101,7 @@ class Fold:
             base=header.get("base", {}),
             incumbent=dict(self._incumbent),
             branch=dict(self._branch),
-            trials=tuple(self._trials.values()),
+            trials=tuple(row for row in self._trials.values() if row.result or self._session_start is not None),
             hypotheses=tuple(self._hypotheses.values()),
             gates=tuple(self._gates.values()),
             revisions=tuple(self._revisions),

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_autoresearch import codec
 from lightning_autoresearch.bench import Bench, Config, Run, same_shapes
 from lightning_autoresearch.decision import Decision, ErrorStream, Verdict, gate, gate_failed
-from lightning_autoresearch.evidence import BUNDLE_TAU, SINGLE_TAU, NoisePool, weigh
+from lightning_autoresearch.evidence import BUNDLE_TAU, PROMOTE_FROM, SINGLE_TAU, NoisePool, weigh
 from lightning_autoresearch.guards import broken_bounds, worse_guards
 from lightning_autoresearch.purse import Purse
 from lightning_autoresearch.scales import Scale
@@ -161,8 +161,8 @@ class Gatekeeper:
         """Run the next pairs and look at all of them; None while the gate goes on."""
         pairs = self.spec.decision.gate_pairs - len(score.gains)
         affordable = (self._purse.trials_left - self._purse.confirm_cost(first=first)) // 2
-        wanted = min(max(2 - len(score.gains), self.spec.execution.slots // 2, 1), pairs)
-        count = max(1, min(wanted, affordable))
+        wanted = min(max(PROMOTE_FROM - len(score.gains), self.spec.execution.slots // 2, 1), pairs)
+        count = min(wanted, max(affordable, PROMOTE_FROM - len(score.gains), 1))
         key = f"{bout.key}/{len(score.gains) + score.void}"
         if reason := self._purse.spent(cost=2 * count + self._purse.confirm_cost(first=first), key=key):
             return _void(f"not decided: {reason}", bout)

@@ -184,6 +184,7 @@ def test_an_interrupt_stops_after_a_clean_write_and_the_same_call_goes_on(tmp_pa
     summary = study.run()
     assert (summary.phase, summary.done) == ("interrupted", False)
     assert "goes on where it stopped" in summary.reason
+    assert all(row.result for row in summary.trials), "nothing runs between sessions"
     assert run(tmp_path, budget__trials=40).done
 
 
