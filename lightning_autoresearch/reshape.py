@@ -113,9 +113,14 @@ def _trend(ledger: Ledger, key: str, way: int) -> float:
 
 
 def _wider(domain: Numeric, way: int, max_factor: float) -> Numeric:
-    """The range with one bound moved: by `max_factor` on a log scale, else by half the width; never across zero."""
+    """The range with one bound moved: by `max_factor` on a log scale, else by half the width; never across zero.
+
+    A linear range within 0 to 1 is taken for a share, a probability or a decay rate: its upper bound never moves past 1.
+    """
     if way > 0:
-        return _with_bounds(domain, domain.low, _outward(domain.high, 1, domain, max_factor))
+        high = _outward(domain.high, 1, domain, max_factor)
+        is_share = isinstance(domain, Float) and domain.scale == "linear" and domain.low >= 0 and domain.high <= 1
+        return domain if is_share and high > 1 else _with_bounds(domain, domain.low, high)
     if isinstance(domain, Integer) and domain.low <= 1:
         return domain
     return _with_bounds(domain, _outward(domain.low, -1, domain, max_factor), domain.high)

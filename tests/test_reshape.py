@@ -25,9 +25,18 @@ def test_a_log_bound_moves_by_the_largest_factor():
 
 
 def test_a_linear_bound_moves_by_half_the_width():
+    space = SearchSpace(domains={**LR, "x": Float(low=0.0, high=2.0)})
+    tests = [finding("x", 1.0, 1.5, 0.02, kept=True), finding("x", 1.5, 2.0, 0.02, kept=True)]
+    edit = edits_of(told(tests, branch={**START, "x": 2.0}, space=space))["x"]
+    assert edit.domain == Float(low=0.0, high=3.0)
+
+
+def test_a_share_is_not_widened_past_one():
     tests = [finding("x", 0.5, 0.75, 0.02, kept=True), finding("x", 0.75, 1.0, 0.02, kept=True)]
-    edit = edits_of(told(tests, branch={**START, "x": 1.0}))["x"]
-    assert edit.domain == Float(low=0.0, high=1.5)
+    assert "x" not in edits_of(told(tests, branch={**START, "x": 1.0}))
+    space = SearchSpace(domains={**LR, "x": Float(low=0.0, high=0.5)})
+    tests = [finding("x", 0.2, 0.5, 0.02, kept=True)]
+    assert edits_of(told(tests, branch={**START, "x": 0.5}, space=space))["x"].domain == Float(low=0.0, high=0.75)
 
 
 def test_a_bound_never_crosses_zero():
