@@ -115,7 +115,7 @@ def _trend(ledger: Ledger, key: str, way: int) -> float:
 def _wider(domain: Numeric, way: int, max_factor: float) -> Numeric:
     """The range with one bound moved: by `max_factor` on a log scale, else by half the width; never across zero.
 
-    A linear range within 0 to 1 is taken for a share, a probability or a decay rate: its upper bound never moves past 1.
+    A linear range within 0 to 1 is taken for a share, a probability or a decay rate; it is not widened past 1.
     """
     if way > 0:
         high = _outward(domain.high, 1, domain, max_factor)
