@@ -23,9 +23,6 @@ from lightning_autoresearch.rewrite import (
 from lightning_autoresearch.space import Categorical, Domain, SearchSpace, Value, apply_overrides
 from lightning_autoresearch.spec import Spec
 
-OPERATIONAL = ("budget", "execution", "tracking")
-"""Sections whose `--set` values hold for one call only and never enter a revision."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Revision:
@@ -116,19 +113,13 @@ class Reviser:
         return parent
 
     def _target(self, old: Mapping[str, Any], revision: Revision) -> dict[str, Any]:
-        """The data that the revision shall have."""
-        new = {
-            key: old[key] if key in OPERATIONAL else value
-            for key, value in self.spec.data.items()
-            if key in old or key not in OPERATIONAL
-        }
-        new["task"] = apply_overrides(new["task"], revision.config)
+        """The data that the revision shall have: the user's, with task and search space as they were used."""
         before, seed = self.spec.search_space.domains, self.spec.data["search_space"]
-        new["search_space"] = {
+        space = {
             key: seed[key] if domain == before.get(key) else {**seed.get(key, {}), **_domain_data(domain)}
             for key, domain in self.space.domains.items()
         }
-        return new
+        return {**old, "task": apply_overrides(self.spec.data["task"], revision.config), "search_space": space}
 
     def _header(self, revision: Revision, parent: str) -> list[str]:
         metric = self.spec.objective.metric

@@ -76,10 +76,17 @@ def test_revision_0_is_the_users_text_byte_for_byte(tmp_path):
     assert (tmp_path / "specs" / "0000.yaml").read_bytes() == SPEC.encode()
 
 
-def test_set_values_of_a_call_do_not_enter_a_revision(tmp_path):
-    summary = run(tmp_path, budget__trials=120)
+def test_a_task_value_that_was_set_for_the_call_is_in_the_revision_because_it_was_measured(tmp_path):
+    run(tmp_path, text=SPEC.replace("depth: 2", "depth: 2  # hers"), **{"task__model__init_args__idle": 0.25})
+    assert "idle: 0.25" in (tmp_path / "specs" / "0001.yaml").read_text()
+
+
+def test_other_values_that_were_set_for_the_call_do_not_enter_a_revision(tmp_path):
+    summary = run(tmp_path, budget__trials=120, decision__seed=3)
     assert summary.budget_trials == 120
-    assert "budget: {trials: 150}" in (tmp_path / "specs" / "0001.yaml").read_text()
+    text = (tmp_path / "specs" / "0001.yaml").read_text()
+    assert "budget: {trials: 150}" in text
+    assert "seed" not in text
 
 
 @pytest.mark.slow
