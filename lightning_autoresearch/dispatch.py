@@ -95,8 +95,7 @@ class Dispatcher:
         while waiting or running:
             while waiting and len(running) < self.slots and self.executor.capacity() > 0:
                 self._start(self._next(waiting), running, answers, waiting)
-            if running:
-                self._collect(running, answers, waiting)
+            self._collect(running, answers, waiting)
         return [answers[index] for index in range(len(chains))]
 
     def known(self, trial: Trial) -> TrialResult | None:
@@ -177,7 +176,7 @@ class Dispatcher:
         for key, result in finished.items():
             for link in running.pop(key):
                 self._advance(link, result, answers, waiting)
-        if running and not finished:
+        if not finished and (running or waiting):
             self.executor.wait(POLL_SECONDS)
 
     def _finish(self, key: str, trial: Trial | None) -> TrialResult | None:
@@ -193,9 +192,8 @@ class Dispatcher:
             return None
         retried = self.journal.find("trial_retried", key) is not None
         if result.status in INFRASTRUCTURE and not retried:
-            shutil.rmtree(
-                folder, ignore_errors=True
-            )  # first, so that a kill right here leaves the trial its second try
+            # the folder goes first, so that a kill right here leaves the trial its second try
+            shutil.rmtree(folder, ignore_errors=True)
             self.journal.append(
                 "trial_retried",
                 {"trial_id": trial.id, "status": result.status.value, "failure": result.failure},

@@ -94,7 +94,9 @@ def test_other_values_that_were_set_for_the_call_do_not_enter_a_revision(tmp_pat
 def test_on_a_task_whose_knobs_do_nothing_studies_promote_nothing(tmp_path, correlation):
     promoted = 0
     for seed in range(10):
-        summary = run(tmp_path / str(seed), World(truth=flat, correlation=correlation), decision__seed=seed)
+        summary = run(
+            tmp_path / str(seed), World(truth=flat, correlation=correlation), decision__seed=seed, budget__trials=100
+        )
         promoted += len(summary.revisions) > 1
         assert summary.hypotheses
     assert promoted <= 1  # alpha is 0.1
@@ -111,7 +113,7 @@ def test_on_a_task_without_any_effect_or_noise_nothing_is_promoted(tmp_path):
 def test_on_a_task_with_a_known_optimum_the_interval_of_the_claimed_gain_covers_the_true_gain(tmp_path):
     covered = []
     for seed in range(24):
-        summary = run(tmp_path / str(seed), World(correlation=0.5), decision__seed=seed)
+        summary = run(tmp_path / str(seed), World(correlation=0.5), decision__seed=seed, budget__trials=90)
         gain = summary.confirmed_gain
         if gain is not None:
             covered.append(gain.low <= true_gain(summary) <= gain.high)
