@@ -1,4 +1,4 @@
-"""Files that come with the package: `schemas/`, `specs/` and `recipes/`.
+"""Files that come with the package: `schemas/`, `specs/`, `prompts/` and `recipes/`.
 
 A wheel carries them inside the package, in `bundled/`; in an editable checkout they lie beside it.
 """

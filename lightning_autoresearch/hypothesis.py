@@ -16,6 +16,9 @@ from lightning_autoresearch.trial import TrialStatus
 Source: TypeAlias = str
 """Who stated a hypothesis: `sampler`, or the scientist's model name."""
 
+Kind: TypeAlias = Literal["value", "schedule", "data", "loss", "architecture", "class", "space"]
+"""What a hypothesis is about; `space` for edits of the search space alone."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
@@ -25,6 +28,10 @@ class Prediction:
     """Predicted gain in units of the objective, oriented so that positive is better."""
     probability: float
     """Predicted probability that the screen keeps it, 0 to 1."""
+    low: float | None = None
+    """Lower end of the 80 % interval of the measured gain; null where none was stated."""
+    high: float | None = None
+    """Upper end of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +50,10 @@ class Hypothesis:
     """Dotted keys and the values it sets, relative to the branch it was proposed for."""
     prediction: Prediction
     """The predicted effect."""
+    kind: Kind = "value"
+    """What it is about."""
+    cites: tuple[str, ...] = ()
+    """Places in the research notes that speak for it, for example `notes/lr.md:12`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +68,26 @@ class SpaceEdit:
     """The new domain; null for `freeze`."""
     why: str
     """The evidence for it, in one sentence."""
+    source: Source = "sampler"
+    """Who wants it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Where the hypotheses of a language model come from."""
+
+    model: str
+    """The model as the server named it."""
+    prompt_digest: str
+    """SHA-256 (hex) of the first request's messages."""
+    calls: int
+    """Tries that it took, repairs included."""
+    tokens: int
+    """Tokens charged."""
+    usd: float
+    """US dollars charged."""
+    repairs: int
+    """How often a reply went back with its faults."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +102,12 @@ class Proposal:
     """Changes of the search space, which take effect before the hypotheses are tried."""
     seconds: float = 0.0
     """Time that the answer took."""
+    provenance: Provenance | None = None
+    """The language model's part; null where none took part."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of it, for example that the language model did not answer and why."""
+    analysis: str = ""
+    """The language model's reading of the evidence, in its own words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +140,26 @@ class Finding:
     """How its worst trial ended."""
     round: int
     """The round it was tested in."""
+    failure: str = ""
+    """Why its worst trial failed, with the last lines of its traceback; empty where all finished."""
+    train_seconds: float = 0.0
+    """What its trials cost."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateFinding:
+    """A gate that a round's kept hypotheses went through together."""
+
+    round: int
+    """The round."""
+    scale: str
+    """The scale."""
+    hypotheses: tuple[str, ...]
+    """Their ids."""
+    promoted: bool
+    """Whether they passed it."""
+    sentence: str
+    """The decision in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +200,16 @@ class Briefing:
     """Seed of the proposer's own randomness; unrelated to the trials' seeds."""
     tried: frozenset[str] = field(default_factory=frozenset)
     """Canonical form (`space.canonical` of the full config) of what was screened: not to be proposed again."""
+    key: str = ""
+    """Name of this call, unique in the study: round and number of the proposal."""
+    resolvable_gain: float | None = None
+    """Smallest gain at the search scale that a gate can resolve; null while it is unknown or unbounded."""
+    gates: tuple[GateFinding, ...] = ()
+    """Every gate so far, in order."""
+    refusals: tuple[str, ...] = ()
+    """Why the latest refused hypotheses were not let through, in words."""
+    stale_rounds: int = 0
+    """Closed rounds since the last one that kept anything."""
 
 
 class Proposer(Protocol):

@@ -86,8 +86,64 @@ class Policy:
     """Largest number of keys that one hypothesis may change."""
     max_factor: float = 4.0
     """Largest factor by which one hypothesis may change a positive number."""
+    editable: tuple[str, ...] = ("model.init_args.*", "optimizer.init_args.*", "lr_scheduler.init_args.*")
+    """Dotted keys of the task, `*` for any part, that the scientist may add to the search space."""
+    allowed_classes: tuple[str, ...] = ()
+    """Class paths that the scientist may switch a `class_path` to; empty means that classes stay."""
     approve: tuple[Literal["adopt"], ...] = ("adopt",)
     """What needs a person: `adopt` is always asked for by a command of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Price:
+    """What a language model costs."""
+
+    input_usd_per_million_tokens: float
+    """US dollars per million tokens of the prompt."""
+    output_usd_per_million_tokens: float
+    """US dollars per million tokens of the reply."""
+    cached_usd_per_million_tokens: float | None = None
+    """US dollars per million tokens of the prompt that the server had cached; null means the same as others."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScientistSettings:
+    """The language model that proposes, or the mailbox through which somebody else does."""
+
+    model: str | None = None
+    """Name of the model; null with a mailbox."""
+    mailbox: str | None = None
+    """Folder, relative to the spec, in which requests are left and replies are picked up; instead of a model."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server; null means openai.com."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; null means OPENAI_API_KEY for openai.com and no key else."""
+    timeout_seconds: float | None = None
+    """Deadline of one answer with all its tries; null means 120 seconds for a server and 3600 for a mailbox."""
+    share: float = 0.5
+    """Share of the hypotheses that the language model states; the sampler states the others."""
+    literature: tuple[str, ...] = ()
+    """Files to read from (Markdown, text, PDF), as glob patterns relative to the spec."""
+    max_tokens: int = 16000
+    """Largest number of tokens of a reply, thoughts included."""
+    prompt_characters: int = 40000
+    """Largest number of characters of a prompt; lower it for a model with a small context."""
+    temperature: float | None = None
+    """Sampling temperature; null leaves it to the server."""
+    seed: int | None = None
+    """Seed of the model's sampling, where a server knows such a thing; null leaves it out."""
+    price: Price | None = None
+    """What the model costs, where no table knows it."""
+
+    @property
+    def deadline_seconds(self) -> float:
+        """The deadline of one answer, in seconds."""
+        return self.timeout_seconds or (120.0 if self.mailbox is None else 3600.0)
+
+    @property
+    def key_variable(self) -> str | None:
+        """Name of the environment variable with the key; null where none is sent."""
+        return self.api_key_env or (None if self.base_url or self.mailbox else "OPENAI_API_KEY")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,9 +155,11 @@ class Budget:
     hours: float | None = None
     """Largest wall-clock time, over all sessions of the study."""
     usd: float | None = None
-    """Largest cost of the language model in US dollars."""
+    """Largest cost of the language model in US dollars; beyond it the sampler goes on alone."""
     tokens: int | None = None
-    """Largest number of the language model's tokens."""
+    """Largest number of the language model's tokens; beyond it the sampler goes on alone."""
+    usd_per_gain: float | None = None
+    """The study ends when the language model has cost more than this per confirmed improvement (at least one)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,8 +200,8 @@ class Spec:
     """Metrics that may not get worse."""
     decision: DecisionRule = field(default_factory=DecisionRule)
     """How it is decided what is kept."""
-    scientist: Mapping[str, Any] | None = None
-    """The language model that proposes; absent means the offline proposer."""
+    scientist: ScientistSettings | None = None
+    """The language model that proposes, or a mailbox to it; absent means the offline proposer."""
     policy: Policy = field(default_factory=Policy)
     """How far a hypothesis may go."""
     budget: Budget = field(default_factory=Budget)
@@ -211,7 +269,7 @@ def _spec(data: Mapping[str, Any], *, text: str, path: Path) -> Spec:
         search_space=space,
         scales=Ladder(scales=tuple(_record(Scale, scale) for scale in data["scales"])),
         decision=_record(DecisionRule, data.get("decision", {})),
-        scientist=data.get("scientist"),
+        scientist=_scientist(data.get("scientist")),
         policy=_record(Policy, data.get("policy", {})),
         budget=_record(Budget, data.get("budget", {})),
         execution=_record(Execution, data.get("execution", {})),
@@ -233,6 +291,13 @@ def _task(data: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
 def _objective(data: Mapping[str, Any]) -> Objective:
     read = data.get("read", "last")
     return _record(Objective, {**data, "read": int(read["mean_of_last"]) if isinstance(read, dict) else read})
+
+
+def _scientist(data: Mapping[str, Any] | None) -> ScientistSettings | None:
+    if data is None:
+        return None
+    price = data.get("price")
+    return _record(ScientistSettings, {**data, "price": price and _record(Price, price)})
 
 
 def _record(kind: type[_Record], data: Mapping[str, Any]) -> _Record:

@@ -375,7 +375,10 @@ BAD = [
     (
         "budget: {trials: 20}",
         "scientist: {mailbox: box, model: gpt}",
-        ["18:27: /scientist/model: unknown key 'model'; a mailbox stands alone; remove this key or the mailbox"],
+        [
+            "18:27: /scientist/model: unknown key 'model'; it belongs to a server; "
+            "with a mailbox there are mailbox, timeout_seconds, share, literature, prompt_characters"
+        ],
     ),
     (
         "budget: {trials: 20}",
@@ -614,7 +617,10 @@ def test_set_takes_a_map_and_the_later_of_two_texts() -> None:
 
 
 SETTINGS = [
-    ("budget.trails=3", "1:1: /budget/trails: unknown key 'trails'; allowed here: trials, hours, usd, tokens"),
+    (
+        "budget.trails=3",
+        "1:1: /budget/trails: unknown key 'trails'; allowed here: trials, hours, usd, tokens, usd_per_gain",
+    ),
     ("budget", "1:1: /: 'budget' is not KEY=VALUE; write for example budget.trials=20"),
     ("=3", "1:1: /: '=3' is not KEY=VALUE; write for example budget.trials=20"),
     ("name=", "1:1: /: name has no value; write null for no value, '\"\"' for empty text"),
