@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning_autoresearch.dispatch import Chain, Dispatcher
 from lightning_autoresearch.hypothesis import Measurement
@@ -63,6 +63,11 @@ class Bench:
         self.base: dict[str, Value] = spec.base
         self.round = 0
         self.measurements: list[Measurement] = []
+
+    def add_key(self, key: str, value: Value) -> None:
+        """A key joins the configurations; everything measured so far had this value of it."""
+        self.base[key] = value
+        self.measurements = [replace(one, config={**one.config, key: value}) for one in self.measurements]
 
     def trial(
         self, config: Config, scale: Scale, *, seed: int, purpose: Purpose, hypothesis: str | None = None

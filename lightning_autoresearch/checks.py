@@ -71,8 +71,6 @@ def _schema_errors(data: Mapping[str, Any], schema: Mapping[str, Any]) -> list[V
 def notes_of(data: Mapping[str, Any]) -> tuple[str, ...]:
     """What is worth saying about valid data."""
     notes = []
-    if data.get("scientist") is not None:
-        notes.append("scientist: this version proposes offline; the section has no effect yet")
     if data.get("tracking"):
         notes.append("tracking: this version writes the journal and the report only; the section has no effect yet")
     if data["task"].get("seed_everything"):

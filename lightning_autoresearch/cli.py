@@ -86,6 +86,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", metavar="FILE", help="where to write it (default: report.html in the study's folder)"
     )
 
+    export = _command(commands, "export", _export, "write a study's proposals and their outcomes as training data")
+    _add_study(export)
+    export.add_argument("--format", choices=["chat-jsonl"], default="chat-jsonl", help="one chat per line of JSON")
+    export.add_argument("--output", metavar="FILE", help="where to write it (default: to standard output)")
+    export.add_argument("--only", choices=["keeps"], help="only proposals of which something was kept")
+    export.add_argument(
+        "--messages-only", action="store_true", help="nothing but the messages, for trainers that refuse other keys"
+    )
+
     adopt = _command(commands, "adopt", _adopt, "put the confirmed revision in the place of your spec")
     _add_study(adopt)
     adopt.add_argument("--to", metavar="FILE", help="the spec to replace (default: the one that the study began with)")
@@ -191,7 +200,7 @@ def _stop_on_signals(study: Study) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     spec = _load(arguments)
-    for note in spec.notes:
+    for note in (*spec.notes, *_scientist_notes(spec)):
         print(f"note: {note}", file=sys.stderr)
     print(
         f"{arguments.spec}: a valid spec: {len(spec.search_space)} keys to search, "
@@ -206,6 +215,15 @@ def _check(arguments: argparse.Namespace) -> int:
         print(line, file=sys.stdout if good else sys.stderr, flush=True)
         faults += not good
     return WRONG_INPUT if faults else DONE
+
+
+def _scientist_notes(spec: Spec) -> list[str]:
+    """Why the spec's scientist could not be asked from here: no fault of the spec, but `fit` would refuse."""
+    if spec.scientist is None:
+        return []
+    from lightning_autoresearch.scientist import settings_fault
+
+    return list(filter(None, [settings_fault(spec, environ=os.environ)]))
 
 
 # -- status, report, adopt ---------------------------------------------------------------------------------------------
@@ -240,6 +258,30 @@ def _report(arguments: argparse.Namespace) -> int:
     path = Path(arguments.output) if arguments.output else folder / "report.html"
     write_report(summarize(folder), path)
     print(path)
+    return DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from lightning_autoresearch.export import chat_lines
+    from lightning_autoresearch.journal import read_journal
+
+    entries = read_journal(_study_folder(arguments))
+    lines = list(chat_lines(entries, only_keeps=arguments.only == "keeps", messages_only=arguments.messages_only))
+    text = "".join(f"{line}\n" for line in lines)
+    if arguments.output:
+        from pathlib import Path
+
+        from lightning_autoresearch.errors import InputError
+
+        try:
+            Path(arguments.output).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{arguments.output}: cannot be written ({error.strerror})") from None
+        print(arguments.output)
+    else:
+        sys.stdout.write(text)
+    if not lines:
+        print("nothing to export: no proposal of a language model with such an outcome", file=sys.stderr)
     return DONE
 
 

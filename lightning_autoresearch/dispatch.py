@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -20,6 +20,8 @@ from typing import Generic, TypeVar
 from lightning_autoresearch import codec
 from lightning_autoresearch.executor import Executor
 from lightning_autoresearch.journal import Journal
+from lightning_autoresearch.redaction import redact
+from lightning_autoresearch.sealed import Sealed
 from lightning_autoresearch.steps import Steps
 from lightning_autoresearch.trial import INFRASTRUCTURE, Job, Trial, TrialResult, TrialStatus, digest_of
 
@@ -51,6 +53,8 @@ class Dispatcher:
         folder: parent of the trials' folders.
         slots: trials at once, at most.
         make_job: makes a trial concrete.
+        sealed: where the values of hidden guards go instead of the journal; None where there are none.
+        secrets: values that a trial's failure may not spread.
         interrupted: asked between polls; true means stop now.
     """
 
@@ -62,6 +66,8 @@ class Dispatcher:
         folder: Path,
         slots: int,
         make_job: Callable[[Trial], Job],
+        sealed: Sealed | None = None,
+        secrets: Collection[str] = (),
         interrupted: Callable[[], bool] = lambda: False,
     ):
         self.journal = journal
@@ -70,6 +76,8 @@ class Dispatcher:
         self.folder = folder
         self.slots = slots
         self.make_job = make_job
+        self.sealed = sealed or Sealed(folder, hidden=())
+        self.secrets = secrets
         self.interrupted = interrupted
         self.used: set[str] = set()
         self._numbers = sum(entry.kind == "trial_started" for entry in journal)
@@ -100,8 +108,12 @@ class Dispatcher:
 
     def known(self, trial: Trial) -> TrialResult | None:
         """The journaled result of this very run, if it was run before."""
-        entry = self.journal.find("trial_finished", run_key(trial))
-        return codec.from_json(entry.data, TrialResult) if entry else None
+        key = run_key(trial)
+        entry = self.journal.find("trial_finished", key)
+        if entry is None:
+            return None
+        result = codec.from_json(entry.data, TrialResult)
+        return replace(result, metrics=self.sealed.whole(key, result.metrics))
 
     def _advance(
         self, link: _Link[Answer], result: TrialResult | None, answers: dict[int, Answer], waiting: deque[_Link[Answer]]
@@ -190,6 +202,7 @@ class Dispatcher:
             shutil.rmtree(folder, ignore_errors=True)
             self._launch(trial, folder)
             return None
+        result = self._redacted(result)
         retried = self.journal.find("trial_retried", key) is not None
         if result.status in INFRASTRUCTURE and not retried:
             # the folder goes first, so that a kill right here leaves the trial its second try
@@ -202,10 +215,17 @@ class Dispatcher:
             self._launch(trial, folder)
             return None
         result = replace(result, attempts=1 + retried)
-        self.journal.append("trial_finished", codec.to_json(result), key=key)
+        visible = replace(result, metrics=self.sealed.put(key, result.metrics))
+        self.journal.append("trial_finished", codec.to_json(visible), key=key)
         if result.finished:  # the folder of a failure is kept: its log is the only witness
             shutil.rmtree(folder, ignore_errors=True)
         return result
+
+    def _redacted(self, result: TrialResult) -> TrialResult:
+        """The result without secrets in what a user's code said when it failed."""
+        failure = result.failure and redact(result.failure, secrets=self.secrets)
+        trace = tuple(redact(line, secrets=self.secrets) for line in result.traceback)
+        return replace(result, failure=failure, traceback=trace)
 
     def _folder(self, trial: Trial) -> Path:
         return self.folder / trial.id

@@ -60,8 +60,8 @@ class Figure:
 
 
 def figures(summary: StudySummary) -> dict[str, Figure]:
-    """Every figure of the report by id."""
-    draw = (objective_figure, gains_figure, gates_figure, curves_figure, cost_figure, predictions_figure)
+    """Every figure of the trials and gates by id; those of the predictions are in `score_figures`."""
+    draw = (objective_figure, gains_figure, gates_figure, curves_figure, cost_figure)
     return {figure.id: figure for figure in (each(summary) for each in draw)}
 
 
@@ -80,7 +80,7 @@ def objective_figure(summary: StudySummary) -> Figure:
         _failure_points(failed, floor=top[0] + 0.03 * (top[1] - top[0]) if top else 0.0),
     ]
     best = _best(summary.mode)([_value(row) for row in finished]) if finished else None
-    layout = _axes("trial", summary.metric) | {"annotations": _labels(summary, finished)}
+    layout = axes("trial", summary.metric) | {"annotations": _labels(summary, finished)}
     if top:
         layout["yaxis"]["range"] = list(top)
     return Figure(
@@ -90,20 +90,20 @@ def objective_figure(summary: StudySummary) -> Figure:
         "looks better than it is, so it proves nothing. Crosses at the bottom are trials without a result.",
         alt=f"{len(finished)} finished and {len(failed)} failed trials at scale {summary.scales[0]}; "
         f"best single {summary.metric} {wording.number(best, noise=wording.search_noise(summary))}.",
-        data=_filled(data),
+        data=filled(data),
         layout=layout,
     )
 
 
 def gains_figure(summary: StudySummary) -> Figure:
     """Mean paired gain of each hypothesis with the band of the noise."""
-    rows = [(index, row) for index, row in enumerate(summary.hypotheses, start=1) if _finite(row.gain)]
+    rows = [(index, row) for index, row in enumerate(summary.hypotheses, start=1) if is_finite(row.gain)]
     noise = wording.search_noise(summary)
     data = [
-        _points(
+        points(
             [index for index, _ in group],
             [row.gain for _, row in group],
-            texts=[_hypothesis_text(row) for _, row in group],
+            texts=[hypothesis_text(row) for _, row in group],
             name=wording.VERDICTS[verdict],
             symbol=symbol,
             color=color,
@@ -112,8 +112,8 @@ def gains_figure(summary: StudySummary) -> Figure:
         for verdict, (symbol, color) in _VERDICT_MARKS.items()
         if (group := thin([pair for pair in rows if pair[1].verdict is verdict]))
     ]
-    layout = _axes("hypothesis", f"gain in {summary.metric}")
-    layout["shapes"] = [_line(y=0.0)]
+    layout = axes("hypothesis", f"gain in {summary.metric}")
+    layout["shapes"] = [line(y=0.0)]
     if len(summary.hypotheses) <= 20:
         layout["xaxis"]["dtick"] = 1
     if noise:
@@ -127,7 +127,7 @@ def gains_figure(summary: StudySummary) -> Figure:
         title="Gain of each hypothesis",
         caption=f"Mean paired gain on the screen's seeds; above zero is better. {band if noise else ''}".strip(),
         alt=_gains_alt(summary, [row for _, row in rows]),
-        data=_filled(data),
+        data=filled(data),
         layout=layout,
     )
 
@@ -136,13 +136,13 @@ def gates_figure(summary: StudySummary) -> Figure:
     """Paired gains of each gate with mean and interval."""
     shown = summary.gates[-60:]
     names = [f"{index}. {plain(gate.scale)}" for index, gate in enumerate(summary.gates, start=1)][-60:]
-    pairs = [(name, gain) for name, gate in zip(names, shown, strict=True) for gain in gate.gains if _finite(gain)]
-    means = [(name, gate) for name, gate in zip(names, shown, strict=True) if _finite(gate.mean)]
+    pairs = [(name, gain) for name, gate in zip(names, shown, strict=True) for gain in gate.gains if is_finite(gain)]
+    means = [(name, gate) for name, gate in zip(names, shown, strict=True) if is_finite(gate.mean)]
     data = [
-        _points(
+        points(
             [name for name, _ in pairs], [gain for _, gain in pairs], name="pair", symbol="circle-open", color="@muted"
         ),
-        _points(
+        points(
             [name for name, _ in means],
             [gate.mean for _, gate in means],
             texts=[plain(f"{wording.VERDICTS[gate.verdict]}: {gate.sentence}") for _, gate in means],
@@ -161,7 +161,7 @@ def gates_figure(summary: StudySummary) -> Figure:
             }
         },
     ]
-    layout = _axes("gate", f"gain in {summary.metric}") | {"shapes": [_line(y=0.0)]}
+    layout = axes("gate", f"gain in {summary.metric}") | {"shapes": [line(y=0.0)]}
     layout["xaxis"]["type"] = "category"
     return Figure(
         id="gates",
@@ -170,7 +170,7 @@ def gates_figure(summary: StudySummary) -> Figure:
         "The bar is an interval that holds however often it is looked at.",
         alt=f"{wording.plural(len(summary.gates), 'gate')} with {wording.plural(len(pairs), 'pair')}; "
         "the table below has the same numbers.",
-        data=_filled(data),
+        data=filled(data),
         layout=layout,
     )
 
@@ -188,7 +188,7 @@ def curves_figure(summary: StudySummary) -> Figure:
     ]
     if rows and all(len(_curve(row)) < 2 for row in rows):
         data = []
-    layout = _axes("optimizer step", summary.metric)
+    layout = axes("optimizer step", summary.metric)
     if window:
         layout["yaxis"]["range"] = list(window)
     shown = min(len(rows), CURVES)
@@ -198,7 +198,7 @@ def curves_figure(summary: StudySummary) -> Figure:
         caption=f"Scale {summary.scales[0]}; grey are {shown} of {wording.plural(len(rows), 'trial')}. "
         "Compare the ends only: rankings flip while a learning rate is still high.",
         alt=f"Learning curves of {wording.plural(shown, 'trial')}; on top the baseline and {name}.",
-        data=_filled(data),
+        data=filled(data),
         layout=layout,
         empty="Every trial was validated once, at its end, so there are no curves; see trainer.val_check_interval."
         if rows
@@ -221,13 +221,13 @@ def cost_figure(summary: StudySummary) -> Figure:
             "type": "scatter",
             "mode": "lines",
             "name": "Pareto front",
-            "x": [_short(x) for x, _ in front],
-            "y": [_short(y) for _, y in front],
+            "x": [short(x) for x, _ in front],
+            "y": [short(y) for _, y in front],
             "line": {"color": "@muted", "width": 1.5, "dash": "dash", "shape": "hv"},
             "hoverinfo": "skip",
         },
     ]
-    layout = _axes("training seconds", summary.metric)
+    layout = axes("training seconds", summary.metric)
     if window:
         layout["yaxis"]["range"] = list(window)
     return Figure(
@@ -236,40 +236,7 @@ def cost_figure(summary: StudySummary) -> Figure:
         caption=f"Single runs at scale {summary.scales[0]}. On the front, no run was both cheaper and better; "
         "which single run lies on it is partly luck.",
         alt=f"{wording.plural(len(rows), 'finished trial')}, {len(front)} on the Pareto front of cost and objective.",
-        data=_filled(data),
-        layout=layout,
-    )
-
-
-def predictions_figure(summary: StudySummary) -> Figure:
-    """Predicted against measured gain, by proposer."""
-    rows = [row for row in summary.hypotheses if _finite(row.gain) and _finite(row.hypothesis.prediction.gain)]
-    sources = list(dict.fromkeys(row.hypothesis.source for row in rows))[:6]
-    symbols = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-    colors = ("@accent", "@warn", "@good", "@bad", "@ink", "@muted")
-    data = [
-        _points(
-            [row.hypothesis.prediction.gain for row in group],
-            [row.gain for row in group],
-            texts=[_hypothesis_text(row) for row in group],
-            name=source,
-            symbol=symbols[index],
-            color=colors[index],
-        )
-        for index, source in enumerate(sources)
-        if (group := thin([row for row in rows if row.hypothesis.source == source]))
-    ]
-    layout = _axes("predicted gain", "measured gain")
-    if rows:
-        ends = [row.hypothesis.prediction.gain for row in rows] + [0.0]
-        layout["shapes"] = [_line(y=0.0), _diagonal(min(ends), max(ends))]
-    return Figure(
-        id="predictions",
-        title="Predicted against measured gain",
-        caption=f"On the diagonal, a prediction came true. {_brier_sentence(rows)}".strip(),
-        alt=f"{wording.plural(len(rows), 'hypothesis')} with a prediction and "
-        f"a measurement. {_brier_sentence(rows)}".strip(),
-        data=_filled(data),
+        data=filled(data),
         layout=layout,
     )
 
@@ -297,28 +264,13 @@ def pareto(points: Sequence[tuple[float, float]], *, mode: str) -> list[tuple[fl
     return front
 
 
-def _brier_sentence(rows: Sequence[HypothesisRow]) -> str:
-    """How good the stated probabilities of a keep were: Brier (1950), the mean squared error."""
-    kept = {Verdict.KEEP, Verdict.PROMOTE, Verdict.FAIL}
-    scored = [row for row in rows if row.verdict in kept | {Verdict.DROP}]
-    if not scored:
-        return ""
-    errors = [(row.hypothesis.prediction.probability - (row.verdict in kept)) ** 2 for row in scored]
-    share = sum(row.verdict in kept for row in scored) / len(scored)
-    return (
-        f"Brier score of the stated probabilities {sum(errors) / len(errors):.2f} over {len(scored)} "
-        f"(0 is perfect; always saying the share that was kept, {100 * share:.0f} %, would score "
-        f"{share * (1 - share):.2f})."
-    )
-
-
 def _search_rows(summary: StudySummary) -> list[TrialRow]:
     return [row for row in summary.trials if row.trial.scale == summary.scales[0]]
 
 
 def _objective(row: TrialRow) -> float | None:
     result = row.result
-    return result.objective if result is not None and result.finished and _finite(result.objective) else None
+    return result.objective if result is not None and result.finished and is_finite(result.objective) else None
 
 
 def _value(row: TrialRow) -> float:
@@ -326,7 +278,8 @@ def _value(row: TrialRow) -> float:
     return math.nan if value is None else value
 
 
-def _finite(value: float | None) -> bool:
+def is_finite(value: float | None) -> bool:
+    """Whether there is a number, and a finite one."""
     return value is not None and math.isfinite(value)
 
 
@@ -334,7 +287,7 @@ def _best(mode: str) -> Callable[[Sequence[float]], float]:
     return min if mode == "min" else max
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
     """Six significant digits: more cannot be seen and would fill the file."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
@@ -357,7 +310,7 @@ def _robust_range(values: Sequence[float], *, mode: str) -> tuple[float, float] 
 
 def _trial_points(rows: Sequence[TrialRow], name: str, *, symbol: str, color: str) -> dict[str, Any]:
     shown = thin(rows)
-    return _points(
+    return points(
         [int(row.trial.id) for row in shown],
         [_objective(row) for row in shown],
         texts=[_trial_text(row) for row in shown],
@@ -370,7 +323,7 @@ def _trial_points(rows: Sequence[TrialRow], name: str, *, symbol: str, color: st
 
 def _cost_points(rows: Sequence[TrialRow], name: str, *, symbol: str, color: str) -> dict[str, Any]:
     shown = thin(rows)
-    return _points(
+    return points(
         [row.result.train_seconds if row.result else None for row in shown],
         [_objective(row) for row in shown],
         texts=[_trial_text(row) for row in shown],
@@ -383,7 +336,7 @@ def _cost_points(rows: Sequence[TrialRow], name: str, *, symbol: str, color: str
 
 def _failure_points(rows: Sequence[TrialRow], *, floor: float) -> dict[str, Any]:
     shown = thin(rows, most=500)
-    return _points(
+    return points(
         [int(row.trial.id) for row in shown],
         [floor] * len(shown),
         texts=[_trial_text(row) for row in shown],
@@ -407,7 +360,7 @@ def _best_so_far(rows: Sequence[TrialRow], *, summary: StudySummary) -> dict[str
         "mode": "lines",
         "name": "best run so far",
         "x": [x for x, _ in steps],
-        "y": [_short(y) for _, y in steps],
+        "y": [short(y) for _, y in steps],
         "line": {"shape": "hv", "color": "@ink", "width": 1.5},
         "hoverinfo": "skip",
     }
@@ -431,7 +384,7 @@ def _labels(summary: StudySummary, finished: Sequence[TrialRow]) -> list[dict[st
     return [
         {
             "x": int(first[name].trial.id),
-            "y": _short(_objective(first[name])),
+            "y": short(_objective(first[name])),
             "text": plain(name),
             "arrowcolor": "@muted",
             "arrowwidth": 1,
@@ -450,7 +403,7 @@ def _all_curves(rows: Sequence[TrialRow]) -> dict[str, Any]:
     for row in thin(rows, most=CURVES):
         for step, value in thin(_curve(row), most=CURVE_POINTS):
             xs.append(step)
-            ys.append(_short(value))
+            ys.append(short(value))
         xs.append(None)
         ys.append(None)
     return {
@@ -473,7 +426,7 @@ def _mean_curve(rows: Sequence[TrialRow], *, name: str, color: str, dash: str) -
         "mode": "lines",
         "name": plain(name),
         "x": steps,
-        "y": [_short(sum(curve[step] for curve in curves) / len(curves)) for step in steps],
+        "y": [short(sum(curve[step] for curve in curves) / len(curves)) for step in steps],
         "line": {"color": color, "width": 2.5, "dash": dash},
     }
 
@@ -510,7 +463,8 @@ def _trial_text(row: TrialRow) -> str:
     return f"{plain(what)}<br>{plain(changes[:120]) or 'baseline'}{failure}"
 
 
-def _hypothesis_text(row: HypothesisRow) -> str:
+def hypothesis_text(row: HypothesisRow) -> str:
+    """What a point says of its hypothesis."""
     hypothesis: Hypothesis = row.hypothesis
     names = {key: wording.short_key(key) for key in hypothesis.overrides}
     words = wording.hypothesis_change(hypothesis, row.before, names=names)
@@ -523,7 +477,7 @@ def _gains_alt(summary: StudySummary, rows: Sequence[HypothesisRow]) -> str:
     return f"{len(rows)} measured gains in {summary.metric}: {told or 'none'}; the table of hypotheses has the numbers."
 
 
-def _points(
+def points(
     x: Sequence[object],
     y: Sequence[float | None],
     *,
@@ -533,14 +487,15 @@ def _points(
     texts: Sequence[str] | None = None,
     size: int = 8,
 ) -> dict[str, Any]:
+    """A trace of markers; small and see-through where there are many."""
     crowded = len(x) > 400
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
         "opacity": 0.55 if crowded else 1,
         "name": plain(name),
-        "x": [_short(value) if isinstance(value, float) else value for value in x],
-        "y": [_short(value) for value in y],
+        "x": [short(value) if isinstance(value, float) else value for value in x],
+        "y": [short(value) for value in y],
         "marker": {
             "symbol": symbol,
             "color": color,
@@ -553,15 +508,18 @@ def _points(
     return trace
 
 
-def _filled(data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def filled(data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The traces that have a point."""
     return [trace for trace in data if trace["x"]]
 
 
-def _axes(x: str, y: str) -> dict[str, Any]:
+def axes(x: str, y: str) -> dict[str, Any]:
+    """A layout with these titles of its axes."""
     return {"xaxis": {"title": {"text": plain(x)}}, "yaxis": {"title": {"text": plain(y)}}}
 
 
-def _line(*, y: float) -> dict[str, Any]:
+def line(*, y: float) -> dict[str, Any]:
+    """A thin line across the plot."""
     return {
         "type": "line",
         "xref": "paper",
@@ -580,17 +538,12 @@ def _band(low: float, high: float) -> dict[str, Any]:
         "xref": "paper",
         "x0": 0,
         "x1": 1,
-        "y0": _short(low),
-        "y1": _short(high),
+        "y0": short(low),
+        "y1": short(high),
         "layer": "below",
         "fillcolor": "@band",
         "line": {"width": 0},
     }
-
-
-def _diagonal(low: float, high: float) -> dict[str, Any]:
-    ends = {"x0": low, "y0": low, "x1": high, "y1": high}
-    return {"type": "line", "layer": "below", "line": {"color": "@muted", "width": 1, "dash": "dot"}} | ends
 
 
 def _reach(low: float | None, high: float | None) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from lightning_autoresearch.summary import (
     Cost,
     GateRow,
     HypothesisRow,
+    ModelUse,
     RevisionRow,
     StudySummary,
     TrialRow,
@@ -46,10 +49,13 @@ class Fold:
         self._messages: list[str] = []
         self._noise: dict[str, float] = {}
         self._resolvable: float | None = None
+        self._base: dict[str, Value] = {}
         self._incumbent: dict[str, Value] = {}
         self._branch: dict[str, Value] = {}
         self._confirmed: ConfirmedGain | None = None
         self._state: dict[str, Any] = {"phase": "created", "round": 0, "done": False, "reason": ""}
+        self._calls = _Calls()
+        self._refused: Counter[str] = Counter()
         self._train_seconds = 0.0
         self._closed_seconds = 0.0
         self._session_start: float | None = None
@@ -72,6 +78,7 @@ class Fold:
         if self._session_start is not None:
             self._closed_seconds += self._last_time - self._session_start
         self._session_start = None
+        self._calls.close_session()
 
     def wall_seconds(self, *, live: bool) -> float:
         """Wall-clock seconds over all sessions, the last one up to now (`live`) or up to its last entry."""
@@ -82,7 +89,8 @@ class Fold:
 
     def summary(self, *, live: bool = False) -> StudySummary:
         """The study at this moment."""
-        header = self._header
+        header, spec = self._header, self._header.get("spec", {})
+        budget = spec.get("budget") or {}
         return StudySummary(
             name=header.get("name", self._folder.name),
             goal=header.get("goal", ""),
@@ -98,7 +106,7 @@ class Fold:
             budget_trials=header.get("budget_trials", 0),
             budget_hours=header.get("budget_hours"),
             slots=header.get("slots", 1),
-            base=header.get("base", {}),
+            base=dict(self._base),
             incumbent=dict(self._incumbent),
             branch=dict(self._branch),
             trials=tuple(row for row in self._trials.values() if row.result or self._session_start is not None),
@@ -110,9 +118,27 @@ class Fold:
             resolvable_gain=self._resolvable,
             space_edits=tuple(self._space_edits),
             messages=tuple(self._messages[-MAX_MESSAGES:]),
-            cost=Cost(train_seconds=self._train_seconds, wall_seconds=self.wall_seconds(live=live)),
+            cost=self._cost(live=live),
+            scientist=_scientist(spec.get("scientist")),
+            model=self._calls.use,
+            budget_usd=budget.get("usd"),
+            budget_tokens=budget.get("tokens"),
+            budget_usd_per_gain=budget.get("usd_per_gain"),
+            refused=dict(self._refused),
             environment=self._environment(),
             **self._state,
+        )
+
+    def _cost(self, *, live: bool) -> Cost:
+        usd, gains = self._calls.usd, len(self._revisions) - 1
+        priced = gains > 0 and self._calls.count > 0 and not self._calls.use.unpriced_calls
+        return Cost(
+            train_seconds=self._train_seconds,
+            wall_seconds=self.wall_seconds(live=live),
+            llm_tokens=self._calls.tokens,
+            llm_usd=usd,
+            llm_calls=self._calls.count,
+            llm_usd_per_gain=usd / gains if priced else None,
         )
 
     def _environment(self) -> dict[str, Any]:
@@ -130,7 +156,7 @@ class Fold:
 
     def _on_study_created(self, key: str, data: Mapping[str, Any]) -> None:
         self._header = data
-        self._incumbent, self._branch = dict(data["base"]), dict(data["base"])
+        self._base, self._incumbent, self._branch = dict(data["base"]), dict(data["base"]), dict(data["base"])
         self._revisions = [RevisionRow(number=0, digest=data["text_digest"])]
         self._messages += data["notes"]
 
@@ -138,10 +164,15 @@ class Fold:
         self._state.update(done=False, reason="")
 
     def _on_session_ended(self, key: str, data: Mapping[str, Any]) -> None:
-        self._state.update(phase=data["phase"], done=data["done"], reason=data["reason"])
+        self._turn_to(data["phase"])
+        self._state.update(done=data["done"], reason=data["reason"])
 
     def _on_phase(self, key: str, data: Mapping[str, Any]) -> None:
-        self._state.update(phase=data["phase"], round=data["round"])
+        self._turn_to(data["phase"], detail=data.get("detail", ""))
+        self._state["round"] = data["round"]
+
+    def _turn_to(self, phase: str, *, detail: str = "") -> None:
+        self._state.update(phase=phase, phase_detail=detail, phase_since=self._last_time)
 
     def _on_message(self, key: str, data: Mapping[str, Any]) -> None:
         self._messages.append(data["text"])
@@ -150,6 +181,16 @@ class Fold:
         self._noise[data["scale"]] = data["gain_sd"]
         if data["scale"] == self._header["scales"][0]:
             self._resolvable = data["resolvable_gain"]
+
+    def _on_call_started(self, key: str, data: Mapping[str, Any]) -> None:
+        self._calls.start(key, data)
+
+    def _on_call_finished(self, key: str, data: Mapping[str, Any]) -> None:
+        self._calls.finish(key, data)
+
+    def _on_proposal_received(self, key: str, data: Mapping[str, Any]) -> None:
+        self._messages += data.get("notes", ())
+        self._calls.propose(data)
 
     def _on_trial_started(self, key: str, data: Mapping[str, Any]) -> None:
         self._trials[key] = TrialRow(trial=codec.from_json(data, Trial), result=None)
@@ -171,6 +212,7 @@ class Fold:
         self._hypotheses[key] = HypothesisRow(hypothesis=hypothesis, round=data["round"], before=data["before"])
 
     def _on_hypothesis_refused(self, key: str, data: Mapping[str, Any]) -> None:
+        self._refused[data["hypothesis"]["source"]] += 1
         self._messages.append(f"{data['hypothesis']['id']} was refused before any trial: {data['why']}")
 
     def _on_screened(self, key: str, data: Mapping[str, Any]) -> None:
@@ -180,6 +222,7 @@ class Fold:
             self._hypotheses[key],
             gain=data["gain"],
             verdict=decision.verdict,
+            screened=decision.verdict,
             sentence=decision.sentence,
             status=TrialStatus(data["status"]),
         )
@@ -187,7 +230,11 @@ class Fold:
     def _on_space_revised(self, key: str, data: Mapping[str, Any]) -> None:
         for edit in (codec.from_json(one, SpaceEdit) for one in data["edits"]):
             to = f" to {edit.domain}" if edit.domain else ""
-            self._space_edits.append(f"{edit.op} {edit.key}{to}: {edit.why}")
+            by = "" if edit.source == "sampler" else f" ({edit.source})"
+            self._space_edits.append(f"{edit.op} {edit.key}{to}: {edit.why}{by}")
+        for name, value in data.get("base", {}).items():
+            for config in (self._base, self._incumbent, self._branch):
+                config.setdefault(name, value)
 
     def _on_gate_opened(self, key: str, data: Mapping[str, Any]) -> None:
         self._gates[key] = GateRow(
@@ -248,6 +295,68 @@ class Fold:
         self._branch = dict(self._incumbent)
 
 
+class _Calls:
+    """Adds up the calls of the language model, by the charges that `asking` journals."""
+
+    def __init__(self) -> None:
+        self.use = ModelUse()
+        self.count = 0
+        self.tokens = 0
+        self._dollars: list[float] = []
+        self._open: dict[str, Mapping[str, Any]] = {}
+
+    @property
+    def usd(self) -> float:
+        """US dollars, as far as prices are known; `fsum` makes the sum independent of the order."""
+        return math.fsum(self._dollars)
+
+    def start(self, key: str, data: Mapping[str, Any]) -> None:
+        """A call was begun."""
+        self.count += 1
+        self._open[key] = data
+
+    def finish(self, key: str, data: Mapping[str, Any]) -> None:
+        """A call ended and is charged."""
+        self._open.pop(key, None)
+        self._charge(data["charged_tokens"], data["charged_usd"])
+        outcomes, interrupted = dict(self.use.outcomes), bool(data.get("stopped"))
+        if not interrupted:
+            outcomes[data["outcome"]] = outcomes.get(data["outcome"], 0) + 1
+        self.use = replace(
+            self.use,
+            outcomes=outcomes,
+            interrupted=self.use.interrupted + interrupted,
+            seconds=self.use.seconds + data.get("seconds", 0.0),
+        )
+
+    def propose(self, data: Mapping[str, Any]) -> None:
+        """A proposal came, with or without the model's part."""
+        provenance = data.get("provenance")
+        if provenance is None:
+            return
+        self.use = replace(
+            self.use,
+            proposals=self.use.proposals + 1,
+            repairs=self.use.repairs + provenance["repairs"],
+            names=tuple(dict.fromkeys([*self.use.names, provenance["model"]])),
+            analysis=data.get("analysis") or self.use.analysis,
+        )
+
+    def close_session(self) -> None:
+        """Calls that are still open were cut off with their session; the server may have charged them in full."""
+        for data in self._open.values():
+            self._charge(data["reserved_tokens"], data["reserved_usd"])
+        self.use = replace(self.use, interrupted=self.use.interrupted + len(self._open))
+        self._open.clear()
+
+    def _charge(self, tokens: int, usd: float | None) -> None:
+        self.tokens += tokens
+        if usd is None:
+            self.use = replace(self.use, unpriced_calls=self.use.unpriced_calls + 1)
+        else:
+            self._dollars.append(usd)
+
+
 class Watcher:
     """A `Listener` that hands summaries on to a view, not more often than every quarter of a second."""
 
@@ -279,6 +388,13 @@ def summarize(folder: Path) -> StudySummary:
     for entry in read_journal(folder):
         fold.on_entry(entry)
     return fold.summary()
+
+
+def _scientist(settings: Mapping[str, Any] | None) -> str:
+    """Name of the language model in a spec's data, `mailbox`, or nothing."""
+    if not settings:
+        return ""
+    return "mailbox" if settings.get("mailbox") is not None else str(settings.get("model") or "")
 
 
 def _confirmed(total: Mapping[str, Any] | None) -> ConfirmedGain | None:

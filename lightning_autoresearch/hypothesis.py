@@ -144,6 +144,8 @@ class Finding:
     """Why its worst trial failed, with the last lines of its traceback; empty where all finished."""
     train_seconds: float = 0.0
     """What its trials cost."""
+    void: bool = False
+    """Whether nothing was decided, by no fault of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,7 +211,7 @@ class Briefing:
     refusals: tuple[str, ...] = ()
     """Why the latest refused hypotheses were not let through, in words."""
     stale_rounds: int = 0
-    """Closed rounds since the last one that kept anything."""
+    """Closed rounds since the last one that ended in a promotion."""
 
 
 class Proposer(Protocol):

@@ -9,12 +9,12 @@ journal answer from there, at no cost, until the first one that does not.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
-from lightning_autoresearch import codec, policy
+from lightning_autoresearch import codec
 from lightning_autoresearch.bench import Bench, Run
 from lightning_autoresearch.decision import Decision, Verdict, drop_failed, rule_for
 from lightning_autoresearch.dispatch import Chain, Dispatcher
@@ -22,12 +22,19 @@ from lightning_autoresearch.errors import StudyFailed
 from lightning_autoresearch.evidence import BUNDLE_TAU, NoisePool, smallest_resolvable_gain, weigh
 from lightning_autoresearch.gating import MAX_VOID_PAIRS, Gated, Gatekeeper
 from lightning_autoresearch.guards import broken_bounds
-from lightning_autoresearch.hypothesis import Briefing, Finding, Hypothesis, Proposal, Proposer
+from lightning_autoresearch.hypothesis import (
+    Finding,
+    GateFinding,
+    Hypothesis,
+    Proposer,
+)
+from lightning_autoresearch.intake import Intake, State
 from lightning_autoresearch.journal import Journal
+from lightning_autoresearch.knobs import Knob
 from lightning_autoresearch.purse import CREDITED_SEEDS, Purse
 from lightning_autoresearch.revise import Reviser, Revision
 from lightning_autoresearch.scales import Scale
-from lightning_autoresearch.seeds import derive_seed
+from lightning_autoresearch.scoring import forecasts_of, scores_record
 from lightning_autoresearch.space import Value, canonical
 from lightning_autoresearch.spec import Spec
 from lightning_autoresearch.trial import Purpose
@@ -65,6 +72,8 @@ class Loop:
         proposer: what states hypotheses.
         reviser: what writes revisions of the spec, and knows the search space as it is now.
         elapsed: wall-clock seconds of the study, over all sessions.
+        knobs: keys that a proposer may add to the search space.
+        usd_spent: US dollars that the language model has cost so far; None while that is not known.
     """
 
     def __init__(
@@ -76,22 +85,28 @@ class Loop:
         proposer: Proposer,
         reviser: Reviser,
         elapsed: Callable[[], float],
+        knobs: Mapping[str, Knob] = MappingProxyType({}),
+        usd_spent: Callable[[], float | None] = lambda: None,
     ):
         self.spec = spec
         self.rule = rule_for(spec.decision)
-        self._journal, self._dispatcher, self._proposer, self._reviser = journal, dispatcher, proposer, reviser
+        self._dispatcher, self._reviser = dispatcher, reviser
         self._steps = dispatcher.steps
         self._bench = Bench(spec, dispatcher=dispatcher)
-        self._purse = Purse(spec, steps=self._steps, dispatcher=dispatcher, elapsed=elapsed)
+        self._purse = Purse(spec, steps=self._steps, dispatcher=dispatcher, elapsed=elapsed, usd_spent=usd_spent)
         self._gates = Gatekeeper(spec, bench=self._bench, purse=self._purse, steps=self._steps)
-        self._incumbent: dict[str, Value] = dict(self._bench.base)
-        self._branch: dict[str, Value] = dict(self._bench.base)
-        self._bars: list[Run] = []
-        self._findings: list[Finding] = []
-        self._tried = {canonical(self._bench.base)}
-        self._asked = 0
-        self._stated = 0
-        self._revisions = 0
+        self._state = State.of(self._bench.base)
+        self._intake = Intake(
+            spec,
+            state=self._state,
+            proposer=proposer,
+            reviser=reviser,
+            bench=self._bench,
+            journal=journal,
+            steps=self._steps,
+            knobs=knobs,
+            trials_left=lambda: self._purse.trials_left,
+        )
 
     # -- the route ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +124,9 @@ class Loop:
         search = self.spec.scales.search
         if reason := self._purse.spent(cost=2, key="calibrate"):
             return reason
-        self._bars = self._calibrate(search, seeds=self.spec.decision.calibration_seeds)[: self.rule.seeds_per_screen]
+        self._state.bars = self._calibrate(search, seeds=self.spec.decision.calibration_seeds)[
+            : self.rule.seeds_per_screen
+        ]
         if self.spec.decision.self_test:
             self._self_test(search)
         while True:
@@ -117,6 +134,9 @@ class Loop:
             kept, reason = self._search()
             if kept:
                 self._close(kept)
+            else:
+                self._state.stale_rounds += 1
+            self._score_predictions()
             if reason:
                 return reason
 
@@ -131,12 +151,13 @@ class Loop:
         rule = self.spec.decision
         while len(kept) < rule.keeps_per_round and proposals < rule.proposals_per_round:
             reserve = self._reserve()
-            missing = max(0, self.rule.seeds_per_screen - len(self._bars))
+            missing = max(0, self.rule.seeds_per_screen - len(self._state.bars))
             cost = reserve + missing + self.rule.seeds_per_screen
-            if reason := self._purse.spent(cost=cost, ahead=reserve, key=f"{self._bench.round}/{self._asked}"):
+            if reason := self._purse.spent(cost=cost, ahead=reserve, key=f"{self._bench.round}/{self._state.asked}"):
                 return kept, reason
             self._draw_bars()
-            hypotheses = self._propose(min(self._batch(), rule.proposals_per_round - proposals))
+            self._state.gain_sd = self._gates.pools[self.spec.scales.search.name, True].sd
+            hypotheses = self._intake.propose(min(self._batch(), rule.proposals_per_round - proposals))
             if hypotheses is None:
                 return kept, "the search space is exhausted: everything within the policy's limits was tried"
             proposals += len(hypotheses)
@@ -158,10 +179,10 @@ class Loop:
             gates.append(
                 self._gates.hold(
                     scale,
-                    champion=dict(self._incumbent),
-                    challenger=dict(self._branch),
+                    champion=dict(self._state.incumbent),
+                    challenger=dict(self._state.branch),
                     hypotheses=tuple(one.hypothesis.id for one in kept),
-                    first=not self._revisions,
+                    first=not self._state.revisions,
                 )
             )
             passed = gates[-1].decision.verdict is Verdict.PROMOTE
@@ -169,8 +190,25 @@ class Loop:
                 break
         promoted = passed and self._promote(kept, gates)
         if not promoted:
-            self._branch = dict(self._incumbent)
-        self._bars = self._bars_after(gates, promoted=promoted)
+            self._state.branch = dict(self._state.incumbent)
+        self._state.bars = self._bars_after(gates, promoted=promoted)
+        self._state.stale_rounds = 0 if promoted else self._state.stale_rounds + 1
+        self._state.gates += [self._gate_finding(gated, kept) for gated in gates]
+
+    def _gate_finding(self, gated: Gated, kept: Sequence[Screened]) -> GateFinding:
+        return GateFinding(
+            round=self._bench.round,
+            scale=gated.scale.name,
+            hypotheses=tuple(one.hypothesis.id for one in kept),
+            promoted=gated.decision.verdict is Verdict.PROMOTE,
+            sentence=gated.decision.sentence,
+        )
+
+    def _score_predictions(self) -> None:
+        """Journal how right every source was so far."""
+        if record := scores_record(forecasts_of(self._state.findings)):
+            data = {"round": self._bench.round, "sources": record}
+            self._steps.once("predictions_scored", data, key=str(self._bench.round))
 
     # -- calibrating -------------------------------------------------------------------------------------------------
 
@@ -201,9 +239,9 @@ class Loop:
         seeds = max(2, min(seeds, self._purse.trials_left))
         drawn = [self._bench.seeds.fresh() for _ in range(seeds)]
         first = max(2, self.spec.execution.slots)
-        runs = self._bench.runs(self._incumbent, scale, seeds=drawn[:first], purpose=Purpose.CALIBRATE)
+        runs = self._bench.runs(self._state.incumbent, scale, seeds=drawn[:first], purpose=Purpose.CALIBRATE)
         if not all(run.at_fault for run in runs):  # an incumbent that never trains is found out early
-            runs += self._bench.runs(self._incumbent, scale, seeds=drawn[first:], purpose=Purpose.CALIBRATE)
+            runs += self._bench.runs(self._state.incumbent, scale, seeds=drawn[first:], purpose=Purpose.CALIBRATE)
         good = [run for run in runs if run.finished]
         if len(good) < 2:
             raise StudyFailed(_why_no_baseline(runs, scale))
@@ -227,103 +265,19 @@ class Loop:
             "resolvable_gain": codec.finite_or_none(resolvable),
         }
         self._steps.once("calibrated", data, key=scale.name)
+        if scale is self.spec.scales.search:
+            self._state.resolvable = codec.finite_or_none(resolvable)
 
     def _self_test(self, scale: Scale) -> None:
         """The baseline against itself: it should not be promoted."""
         self._phase("gating")
-        decision = self._gates.self_test(scale, incumbent=self._incumbent)
+        decision = self._gates.self_test(scale, incumbent=self._state.incumbent)
         if decision.verdict is Verdict.PROMOTE:
             text = (
                 "self-test: the baseline was promoted over itself; "
                 "the noise is not what the gate assumes, distrust this study"
             )
             self._steps.once("message", {"text": text}, key="self-test")
-
-    # -- proposing ---------------------------------------------------------------------------------------------------
-
-    def _propose(self, wanted: int) -> list[Hypothesis] | None:
-        """Ask the proposer, apply its edits of the space, refuse what the policy does not allow.
-
-        Returns:
-            What may be tested; None where the proposer has nothing left.
-        """
-        if not len(self._reviser.space):
-            return None
-        self._asked += 1
-        key = f"{self._bench.round}/{self._asked}"
-        proposal = self._proposal(wanted, key=key)
-        self._edit_space(proposal, key=key)
-        accepted = [hypothesis for hypothesis in proposal.hypotheses[:wanted] if self._admit(hypothesis)]
-        return accepted if proposal.hypotheses else None
-
-    def _proposal(self, wanted: int, *, key: str) -> Proposal:
-        """The answer to a briefing: from the journal if it was given before."""
-        entry = self._journal.find("proposal_received", key)
-        if entry is None:
-            self._phase("proposing")
-            self._journal.append("proposal_requested", {"round": self._bench.round, "wanted": wanted}, key=key)
-            started = time.monotonic()
-            answer = self._proposer.propose(self._briefing(wanted))
-            numbered = tuple(
-                replace(
-                    hypothesis,
-                    id=f"h{number}",
-                    overrides=policy.whole_numbers(hypothesis.overrides, space=self._reviser.space),
-                )
-                for number, hypothesis in enumerate(answer.hypotheses, start=self._stated + 1)
-            )
-            answer = replace(answer, hypotheses=numbered, seconds=round(time.monotonic() - started, 3))
-            entry = self._journal.append("proposal_received", codec.to_json(answer), key=key)
-        self._steps.met(key)
-        proposal = codec.from_json(entry.data, Proposal)
-        self._stated += len(proposal.hypotheses)
-        return proposal
-
-    def _briefing(self, wanted: int) -> Briefing:
-        return Briefing(
-            goal=self.spec.goal,
-            metric=self.spec.objective.metric,
-            mode=self.spec.objective.mode,
-            round=self._bench.round,
-            wanted=wanted,
-            space=self._reviser.space,
-            base=self._bench.base,
-            incumbent=dict(self._incumbent),
-            branch=dict(self._branch),
-            measurements=tuple(self._bench.measurements),
-            findings=tuple(self._findings),
-            gain_sd=self._gates.pools[self.spec.scales.search.name, True].sd,
-            max_changes=self.spec.policy.max_changes,
-            max_factor=self.spec.policy.max_factor,
-            trials_left=self._purse.trials_left,
-            seed=derive_seed(self.spec.decision.seed, "proposer", self._asked),
-            tried=frozenset(self._tried),
-        )
-
-    def _edit_space(self, proposal: Proposal, *, key: str) -> None:
-        space, accepted = policy.space_after(
-            self._reviser.space, proposal.space_edits, must_contain=(self._incumbent, self._branch)
-        )
-        if accepted:
-            self._reviser.space = space
-            self._steps.once("space_revised", {"edits": [codec.to_json(edit) for edit in accepted]}, key=key)
-
-    def _admit(self, hypothesis: Hypothesis) -> bool:
-        """Whether a hypothesis may be tested; either way it is journaled."""
-        why = policy.refusal(
-            hypothesis, space=self._reviser.space, branch=self._branch, policy=self.spec.policy, tried=self._tried
-        )
-        data: dict[str, Any] = {"hypothesis": codec.to_json(hypothesis)}
-        if why:
-            self._steps.once("hypothesis_refused", {**data, "why": why}, key=hypothesis.id)
-            return False
-        self._tried.add(canonical({**self._branch, **hypothesis.overrides}))
-        data |= {"round": self._bench.round, "before": self._before(hypothesis)}
-        self._steps.once("hypothesis_stated", data, key=hypothesis.id)
-        return True
-
-    def _before(self, hypothesis: Hypothesis) -> dict[str, Value]:
-        return {name: self._branch[name] for name in hypothesis.overrides}
 
     # -- screening ---------------------------------------------------------------------------------------------------
 
@@ -343,11 +297,11 @@ class Loop:
             else:
                 self._conclude(one)
         for one in sorted(passed, key=lambda one: sum(one.gains), reverse=True):
-            before = self._before(one.hypothesis)
+            before = self._state.before(one.hypothesis)
             again = self._upon(one, kept, room=room)
             if again.kept:
-                self._branch.update(again.hypothesis.overrides)
-                self._bars = list(again.runs)
+                self._state.branch.update(again.hypothesis.overrides)
+                self._state.bars = list(again.runs)
                 kept.append(again)
             self._conclude(again, before=before)
         return kept
@@ -373,14 +327,14 @@ class Loop:
         """Screen hypotheses against the branch as it is now."""
         screened = self._dispatcher.run([self._screen(hypothesis) for hypothesis in hypotheses])
         for one in screened:
-            config = {**self._branch, **one.hypothesis.overrides}
-            self._tried.add(canonical(config))
+            config = {**self._state.branch, **one.hypothesis.overrides}
+            self._state.tried.add(canonical(config))
             self._bench.remember(config, one.runs)
         return screened
 
     def _screen(self, hypothesis: Hypothesis) -> Chain[Screened]:
         """Run a hypothesis on the bars' seeds, one after the other, until the rule has decided."""
-        config, bars = {**self._branch, **hypothesis.overrides}, tuple(self._bars)
+        config, bars = {**self._state.branch, **hypothesis.overrides}, tuple(self._state.bars)
         scale = self.spec.scales.search
         runs: list[Run] = []
         gains: list[float] = []
@@ -411,14 +365,17 @@ class Loop:
         """Journal what the screen decided of a hypothesis, and remember it for the next briefing."""
         hypothesis, status = screened.hypothesis, screened.runs[-1].result.status
         gain = statistics.fmean(screened.gains) if screened.gains else None
-        self._findings.append(
+        self._state.findings.append(
             Finding(
                 hypothesis=hypothesis,
-                before=before or self._before(hypothesis),
+                before=before or self._state.before(hypothesis),
                 gain=gain,
                 kept=screened.kept,
                 status=status,
                 round=self._bench.round,
+                failure=_failure(screened.runs[-1]),
+                train_seconds=sum(run.result.train_seconds for run in screened.runs),
+                void=screened.decision.verdict is Verdict.VOID,
             )
         )
         data = {
@@ -426,20 +383,20 @@ class Loop:
             "gain": gain,
             "decision": codec.to_json(screened.decision),
             "status": status.value,
-            "branch": dict(self._branch),
+            "branch": dict(self._state.branch),
         }
         self._steps.once("screened", data, key=hypothesis.id)
 
     def _draw_bars(self) -> None:
         """Run the branch on fresh seeds until there are bars; seeds on which it fails are replaced, thrice at most."""
         for _ in range(MAX_VOID_PAIRS + 1):
-            missing = self.rule.seeds_per_screen - len(self._bars)
+            missing = self.rule.seeds_per_screen - len(self._state.bars)
             if missing <= 0:
                 return
             drawn = [self._bench.seeds.fresh() for _ in range(missing)]
-            runs = self._bench.runs(self._branch, self.spec.scales.search, seeds=drawn, purpose=Purpose.BAR)
-            self._bars += [run for run in runs if run.finished]
-        if len(self._bars) < self.rule.seeds_per_screen:
+            runs = self._bench.runs(self._state.branch, self.spec.scales.search, seeds=drawn, purpose=Purpose.BAR)
+            self._state.bars += [run for run in runs if run.finished]
+        if len(self._state.bars) < self.rule.seeds_per_screen:
             failed = next(run for run in reversed(runs) if not run.finished)
             raise StudyFailed(
                 f"the incumbent no longer trains at scale {self.spec.scales.search.name}: {failed.failure}"
@@ -459,7 +416,7 @@ class Loop:
         """Confirm on further fresh pairs and write the next revision; False when the branch fails there."""
         scale = self._purse.ladder[-1]
         self._phase("confirming")
-        arms = [self._branch, self._bench.base] + ([self._incumbent] if self._revisions else [])
+        arms = [self._state.branch, self._bench.base] + ([self._state.incumbent] if self._state.revisions else [])
         drawn = [self._bench.seeds.fresh() for _ in range(self.spec.decision.confirm_pairs)]
         runs = self._bench.run_all([(arm, seed) for seed in drawn for arm in arms], scale, purpose=Purpose.CONFIRM)
         branch, base, parent = runs[:: len(arms)], runs[1 :: len(arms)], runs[len(arms) - 1 :: len(arms)]
@@ -469,17 +426,17 @@ class Loop:
             data = {"hypotheses": [one.id for one in hypotheses], "why": why}
             self._steps.once("promotion_refused", data, key=str(self._bench.round))
             return False
-        self._incumbent = dict(self._branch)
-        self._revisions += 1
+        self._state.incumbent = dict(self._state.branch)
+        self._state.revisions += 1
         revision = Revision(
-            number=self._revisions,
-            config=dict(self._incumbent),
+            number=self._state.revisions,
+            config=dict(self._state.incumbent),
             hypotheses=hypotheses,
             evidence=tuple((gated.scale.name, gated.decision) for gated in gates),
             total=self._confirmed(scale, base, branch),
             step=self._confirmed(scale, parent, branch),
         )
-        self._steps.once("spec_revised", self._reviser.write(revision), key=str(self._revisions))
+        self._steps.once("spec_revised", self._reviser.write(revision), key=str(self._state.revisions))
         return True
 
     def _confirmed(self, scale: Scale, champion: Sequence[Run], challenger: Sequence[Run]) -> dict[str, Any] | None:
@@ -500,10 +457,12 @@ class Loop:
     # -- budget ------------------------------------------------------------------------------------------------------
 
     def _reserve(self) -> int:
-        return self._purse.reserve(calibrated=self._gates.streams, gated=self.rule.gated, first=not self._revisions)
+        return self._purse.reserve(
+            calibrated=self._gates.streams, gated=self.rule.gated, first=not self._state.revisions
+        )
 
     def _confirm_cost(self) -> int:
-        return self._purse.confirm_cost(first=not self._revisions)
+        return self._purse.confirm_cost(first=not self._state.revisions)
 
     def _batch(self) -> int:
         """How many hypotheses are screened at once: enough to fill the slots, few enough to learn between."""
@@ -512,6 +471,11 @@ class Loop:
 
     def _phase(self, phase: str) -> None:
         self._steps.phase(phase, round=self._bench.round)
+
+
+def _failure(run: Run) -> str:
+    """How a run failed, with the last lines of its traceback; empty where it finished."""
+    return "" if run.finished else "\n".join([run.failure, *run.result.traceback])
 
 
 def _why_no_baseline(runs: Sequence[Run], scale: Scale) -> str:

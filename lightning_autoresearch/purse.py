@@ -22,13 +22,23 @@ class Purse:
         steps: the study's journaled steps.
         dispatcher: knows which runs were used.
         elapsed: wall-clock seconds of the study, over all sessions.
+        usd_spent: US dollars that the language model has cost so far; None while that is not known.
     """
 
-    def __init__(self, spec: Spec, *, steps: Steps, dispatcher: Dispatcher, elapsed: Callable[[], float]):
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        steps: Steps,
+        dispatcher: Dispatcher,
+        elapsed: Callable[[], float],
+        usd_spent: Callable[[], float | None] = lambda: None,
+    ):
         self.spec = spec
         self._steps = steps
         self._dispatcher = dispatcher
         self._elapsed = elapsed
+        self._usd_spent = usd_spent
 
     @property
     def trials_left(self) -> int:
@@ -60,8 +70,8 @@ class Purse:
     def spent(self, *, cost: int, key: str, ahead: int = 0) -> str:
         """Why the budget does not allow to go on, or "".
 
-        The clock is the one thing here that differs from run to run: that it ended the study is journaled, and while
-        journaled steps are still to be met it is not asked.
+        The clock and the language model's cost differ from run to run: that one of them ended the study is journaled,
+        and while journaled steps are still to be met neither is asked.
 
         Args:
             cost: trials that the next step needs, with all that must follow it.
@@ -75,18 +85,30 @@ class Purse:
                 ": what is left would not suffice to search, gate and confirm any further" if self.trials_left else ""
             )
             return f"the budget of {self.spec.budget.trials} trials is spent{rest}"
-        return self._time_is_up(key=key, ahead=ahead)
-
-    def _time_is_up(self, *, key: str, ahead: int) -> str:
-        hours = self.spec.budget.hours
-        if hours is None or self._steps.replaying:
+        if self._steps.replaying:
             return ""
-        elapsed = self._elapsed()
-        if elapsed + min(self._seconds_for(ahead), hours * 1800) < hours * 3600:
-            return ""
-        reason = f"the budget of {hours:g} hours is spent"
-        self._steps.journal.append("budget_ended", {"reason": reason, "elapsed_seconds": round(elapsed, 1)}, key=key)
+        reason = self._time_is_up(ahead) or self._gains_are_too_dear()
+        if reason:
+            data = {"reason": reason, "elapsed_seconds": round(self._elapsed(), 1)}
+            self._steps.journal.append("budget_ended", data, key=key)
         return reason
+
+    def _time_is_up(self, ahead: int) -> str:
+        hours = self.spec.budget.hours
+        if hours is None or self._elapsed() + min(self._seconds_for(ahead), hours * 1800) < hours * 3600:
+            return ""
+        return f"the budget of {hours:g} hours is spent"
+
+    def _gains_are_too_dear(self) -> str:
+        """The stop rule on the language model's cost per confirmed improvement."""
+        most, usd = self.spec.budget.usd_per_gain, self._usd_spent()
+        gains = sum(entry.kind == "spec_revised" for entry in self._steps.journal)
+        if most is None or usd is None or usd / max(1, gains) <= most:
+            return ""
+        return (
+            f"the language model has cost {usd:.2f} US dollars for {gains} confirmed improvements, "
+            f"more than budget.usd_per_gain = {most:g} each"
+        )
 
     def _seconds_for(self, trials: int) -> float:
         """Expected wall-clock seconds of so many trials, from those that were run."""

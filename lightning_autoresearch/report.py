@@ -12,18 +12,31 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_autoresearch import wording
 from lightning_autoresearch.decision import Verdict
 from lightning_autoresearch.figures import Figure, figures
+from lightning_autoresearch.hypothesis import Hypothesis
+from lightning_autoresearch.score_figures import score_figures
+from lightning_autoresearch.scoring import Forecast, against_chance, comparison, halves, score, trend
 from lightning_autoresearch.status import finite
-from lightning_autoresearch.summary import GateRow, HypothesisRow, RevisionRow, StudySummary, TrialRow
+from lightning_autoresearch.summary import (
+    GateRow,
+    HypothesisRow,
+    RevisionRow,
+    StudySummary,
+    TrialRow,
+    confirmed_improvements,
+    forecasts,
+)
 from lightning_autoresearch.trial import TrialStatus
+
+T = TypeVar("T")
 
 HYPOTHESES = 2000
 """Most rows of the table of hypotheses; the others are in the journal."""
@@ -31,6 +44,10 @@ FAILURES = 200
 """Most rows of the table of failures."""
 DIFF_LINES = 400
 """Most lines of one diff."""
+ANALYSIS = 1500
+"""Most characters of the language model's reading of the evidence."""
+SAMPLER = "sampler"
+"""Name of the offline proposer."""
 _MANY = 500
 """Hypotheses beyond which long statements are cut."""
 
@@ -42,6 +59,8 @@ _SECTIONS = (
     ("title-curves", "Curves"),
     ("title-cost", "Cost"),
     ("hypotheses", "Hypotheses"),
+    ("who-was-right", "Who was right"),
+    ("language-model", "Language model"),
     ("configuration", "Configuration"),
     ("failures", "Failures"),
     ("caveats", "Caveats"),
@@ -79,7 +98,7 @@ def report_html(summary: StudySummary) -> str:
         undefined=StrictUndefined,
         finalize=lambda value: "" if value is None else value,
     )
-    plotly, script, drawn = _plotly(), _own("report.js"), figures(summary)
+    plotly, script, drawn = _plotly(), _own("report.js"), _figures(summary)
     page = environment.get_template("report.html.j2").render(
         **_page(summary),
         figures=drawn,
@@ -93,11 +112,20 @@ def report_html(summary: StudySummary) -> str:
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
+def _figures(summary: StudySummary) -> dict[str, Figure]:
+    """The figures that have a place in the page."""
+    return {**figures(summary), **(score_figures(summary) if forecasts(summary) else {})}
+
+
 def _page(summary: StudySummary) -> dict[str, Any]:
     gain, names = summary.confirmed_gain, wording.summary_names(summary)
+    judged, model = _judged(summary), _model(summary)
+    absent = {name for name, shown in (("who-was-right", judged), ("language-model", model)) if not shown}
     return {
         "s": summary,
-        "sections": _SECTIONS,
+        "sections": [section for section in _SECTIONS if section[0] not in absent],
+        "judged": judged,
+        "model": model,
         "marks": wording.MARKS,
         "verdicts": wording.VERDICTS,
         "result": f"Confirmed: {wording.gain_sentence(gain, summary=summary)}."
@@ -207,13 +235,109 @@ def _trials_fact(summary: StudySummary) -> dict[str, Any]:
 
 def _model_fact(summary: StudySummary) -> dict[str, Any]:
     cost = summary.cost
-    if not cost.llm_tokens and not cost.llm_usd:
+    if not wording.model_cost(summary):
         return _fact("Language model", "none used", "")
-    return _fact("Language model", f"{cost.llm_usd:.2f} USD", f"{cost.llm_tokens:,} tokens")
+    price = "price not known" if summary.model.unpriced_calls else wording.usd(cost.llm_usd)
+    return _fact("Language model", price, f"{cost.llm_tokens:,} tokens")
 
 
 def _fact(label: str, value: str, note: str, *, good: bool = False) -> dict[str, Any]:
     return {"label": label, "value": value, "note": note, "good": good}
+
+
+def _judged(summary: StudySummary) -> dict[str, Any] | None:
+    """Who was right: a row and sentences for each source; None where no prediction was answered yet."""
+    every = forecasts(summary)
+    if not every:
+        return None
+    by_source = {
+        source: [one for one in every if one.source == source]
+        for source in wording.sources(summary)
+        if any(one.source == source for one in every)
+    }
+    return {
+        "rows": [_source(source, scored, summary) for source, scored in by_source.items()],
+        "sources": [{"name": source, "sentences": _source_sentences(scored)} for source, scored in by_source.items()],
+        "comparisons": [
+            wording.comparison_sentence(source, f"the {SAMPLER}", comparison(scored, by_source[SAMPLER]))
+            for source, scored in by_source.items()
+            if source != SAMPLER and SAMPLER in by_source
+        ],
+    }
+
+
+def _source(source: str, scored: Sequence[Forecast], summary: StudySummary) -> dict[str, Any]:
+    """A row of the table of sources."""
+    rows = [row for row in summary.hypotheses if row.hypothesis.source == source]
+    kept = [row for row in rows if row.screened is Verdict.KEEP]
+    gains = [row.gain for row in kept if row.gain is not None]
+    found = score(scored)
+    assert found is not None, "a source has at least one forecast"
+    asked = source == summary.scientist
+    return {
+        "name": source,
+        "hypotheses": len(rows),
+        "refused": summary.refused.get(source, 0),
+        "kept": f"{len(kept)} ({100 * found.keeps / found.count:.0f} %)",
+        "promoted": sum(row.verdict is Verdict.PROMOTE for row in rows),
+        "gain": wording.signed(sum(gains) / len(gains), noise=wording.search_noise(summary)) if gains else "none",
+        "brier": f"{found.brier:.3f}",
+        "chance": f"{found.brier_chance:.3f}",
+        "held": f"{100 * found.coverage.value:.0f} % of {found.intervals}" if found.coverage else "none stated",
+        "tokens": f"{summary.cost.llm_tokens:,}" if asked else "none",
+        "usd": _model_fact(summary)["value"] if asked else "none",
+    }
+
+
+def _source_sentences(scored: Sequence[Forecast]) -> list[str]:
+    found, (first, second) = score(scored), halves(scored)
+    assert found is not None, "a source has at least one forecast"
+    said = [
+        wording.chance_sentence(found, against_chance(scored)),
+        wording.trend_sentence(score(first), score(second), trend(scored)),
+        wording.coverage_sentence(found),
+    ]
+    return [sentence for sentence in said if sentence]
+
+
+def _model(summary: StudySummary) -> dict[str, Any] | None:
+    """The language model: what was asked of it and what it cost; None where none takes part."""
+    if not (summary.scientist or summary.cost.llm_calls):
+        return None
+    return {
+        "facts": list(_model_facts(summary)),
+        "analysis": _cut(summary.model.analysis, ANALYSIS),
+    }
+
+
+def _model_facts(summary: StudySummary) -> Iterator[dict[str, Any]]:
+    model, cost = summary.model, summary.cost
+    served = [name for name in model.names if name != summary.scientist]
+    yield _fact("Model", summary.scientist or "not named", f"served as {', '.join(served)}" if served else "")
+    answered = model.outcomes.get("answered", 0)
+    waited = f"; {wording.duration(model.seconds)} of waiting" if model.seconds else ""
+    yield _fact("Calls", str(cost.llm_calls), f"{answered} answered{waited}")
+    yield _fact("Repairs", str(model.repairs), f"replies that went back with their faults, in {_asked(summary)}")
+    faults = {name: count for name, count in model.outcomes.items() if name != "answered"}
+    told = [f"{count} {name.replace('_', ' ')}" for name, count in faults.items()]
+    cut_off = [f"{model.interrupted} interrupted"] if model.interrupted else []
+    yield _fact("Faults", str(sum(faults.values())), ", ".join([*told, *cut_off]))
+    yield _fact("Tokens", f"{cost.llm_tokens:,}", _allowed(summary.budget_tokens, lambda most: f"{most:,}"))
+    price = "not known" if model.unpriced_calls else wording.usd(cost.llm_usd)
+    yield _fact("Cost", price, _allowed(summary.budget_usd, wording.usd))
+    gains = confirmed_improvements(summary)
+    per_gain = wording.usd(cost.llm_usd_per_gain) if cost.llm_usd_per_gain is not None else "none yet"
+    limit = summary.budget_usd_per_gain
+    stop = f"; the study ends beyond {wording.usd(limit)}" if limit is not None else ""
+    yield _fact("Cost per confirmed improvement", per_gain, f"{wording.plural(gains, 'confirmed improvement')}{stop}")
+
+
+def _asked(summary: StudySummary) -> str:
+    return wording.plural(summary.model.proposals, "proposal")
+
+
+def _allowed(most: T | None, words: Callable[[T], str]) -> str:
+    return "no limit in the budget" if most is None else f"of {words(most)} that the budget allows"
 
 
 def _gate(index: int, row: GateRow, summary: StudySummary) -> dict[str, Any]:
@@ -259,8 +383,15 @@ def _hypothesis(row: HypothesisRow, summary: StudySummary, *, names: Mapping[str
         "probability_sort": _sortable(hypothesis.prediction.probability),
         "change": _cut(wording.hypothesis_change(hypothesis, row.before, names=names), longest),
         "statement": _cut(hypothesis.statement, longest),
-        "source": hypothesis.source,
+        "source": _said_by(hypothesis),
     }
+
+
+def _said_by(hypothesis: Hypothesis) -> str:
+    """Who stated it, of which kind it is, and what it cites."""
+    kind = [] if hypothesis.source == SAMPLER else [f"{hypothesis.kind} hypothesis"]
+    cites = [f"cites {', '.join(hypothesis.cites)}"] if hypothesis.cites else []
+    return _cut("; ".join([hypothesis.source, *kind, *cites]), 300)
 
 
 def _hypotheses_caption(summary: StudySummary) -> str:
@@ -352,6 +483,11 @@ def _caveats(summary: StudySummary) -> Iterator[str]:
         yield "Gains of the screen come from one or two seeds and are selected: they overstate what was kept."
     if any(row.verdict is Verdict.KEEP for row in summary.hypotheses) and summary.rule == "gate":
         yield "Kept hypotheses are provisional until their round has passed the gate."
+    if forecasts(summary):
+        yield (
+            "Scores of predictions take them as independent; those of one search are not quite, so their intervals are "
+            "somewhat too narrow."
+        )
     counts = wording.count_trials(summary)
     if counts.void or counts.lost:
         yield f"{counts.void} void and {counts.lost} lost trials do not count; they say nothing about a hypothesis."

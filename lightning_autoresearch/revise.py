@@ -6,11 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from lightning_autoresearch.classes import ClassText
 from lightning_autoresearch.decision import Decision
 from lightning_autoresearch.document import parse
 from lightning_autoresearch.hypothesis import Hypothesis
+from lightning_autoresearch.knobs import fitted, unfitting_keys
 from lightning_autoresearch.rewrite import (
     changes_in_words,
     inline_config,
@@ -50,13 +53,23 @@ class Reviser:
         text: its text when the study began, which revision 0 keeps byte for byte.
         config_text: text of the file that the task named then; None where the task stands in the spec.
         folder: the study's folder.
+        class_texts: the classes that a `class_path` may be switched to, by class path.
 
     Attributes:
         space: the search space as it is now; edits of it enter the text with the next revision.
     """
 
-    def __init__(self, spec: Spec, *, text: str, config_text: str | None, folder: Path):
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        text: str,
+        config_text: str | None,
+        folder: Path,
+        class_texts: Mapping[str, ClassText | None] = MappingProxyType({}),
+    ):
         self.spec = spec
+        self._class_texts = class_texts
         self._config_text = config_text
         self.folder = folder / "specs"
         self.space: SearchSpace = spec.search_space
@@ -119,7 +132,14 @@ class Reviser:
             key: seed[key] if domain == before.get(key) else {**seed.get(key, {}), **_domain_data(domain)}
             for key, domain in self.space.domains.items()
         }
-        return {**old, "task": apply_overrides(self.spec.data["task"], revision.config), "search_space": space}
+        task = apply_overrides(self.spec.data["task"], revision.config)
+        arguments: dict[str, Any] = {"base_task": self.spec.data["task"], "class_texts": self._class_texts}
+        gone = unfitting_keys(task, **arguments)
+        return {
+            **old,
+            "task": fitted(task, **arguments),
+            "search_space": {key: domain for key, domain in space.items() if key not in gone},
+        }
 
     def _header(self, revision: Revision, parent: str) -> list[str]:
         metric = self.spec.objective.metric

@@ -48,9 +48,15 @@ class Steps:
                 "evidence; go on with the version that began the study, or start a new one with --study"
             )
 
-    def phase(self, phase: str, *, round: int) -> None:
-        """Say what the study turns to, where that is new; while a resumed study catches up, it is said at the end."""
-        data = {"phase": phase, "round": round}
+    def phase(self, phase: str, *, round: int, detail: str = "") -> None:
+        """Say what the study turns to, where that is new; while a resumed study catches up, it is said at the end.
+
+        Args:
+            phase: the phase.
+            round: number of the round.
+            detail: what is waited for, in words.
+        """
+        data: dict[str, Any] = {"phase": phase, "round": round, **({"detail": detail} if detail else {})}
         if self.replaying:
             self._wanted = data
         else:

@@ -9,26 +9,36 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_autoresearch import __version__
+from lightning_autoresearch.asking import spending
 from lightning_autoresearch.bundled import recipes_root
+from lightning_autoresearch.chat import ChatModel
+from lightning_autoresearch.classes import ClassText, read_class
 from lightning_autoresearch.dispatch import Dispatcher, Interrupted
-from lightning_autoresearch.errors import JournalError, ResearchError, StudyFailed, StudyMismatch
+from lightning_autoresearch.errors import InputError, JournalError, ResearchError, StudyFailed, StudyMismatch
 from lightning_autoresearch.executor import Executor, make_executor
 from lightning_autoresearch.fold import Fold, summarize
 from lightning_autoresearch.hypothesis import Proposer
 from lightning_autoresearch.journal import FILE_NAME, Journal, Listener
+from lightning_autoresearch.knobs import Knob, class_choices, fitted, guard_task, knobs_of, unfitting_keys
 from lightning_autoresearch.loop import Loop
+from lightning_autoresearch.redaction import secrets_in
 from lightning_autoresearch.report import write_report
 from lightning_autoresearch.revise import Reviser, task_file
-from lightning_autoresearch.rewrite import text_digest
+from lightning_autoresearch.rewrite import protected_digest, text_digest
 from lightning_autoresearch.sampler import Sampler
+from lightning_autoresearch.scientist import make_chat, settings_fault
+from lightning_autoresearch.sealed import Sealed
 from lightning_autoresearch.space import apply_overrides
 from lightning_autoresearch.spec import Spec
+from lightning_autoresearch.steps import Steps
 from lightning_autoresearch.summary import StudySummary
+from lightning_autoresearch.team import make_team
 from lightning_autoresearch.trial import Job, Trial, TrialStatus
 
 REPORT_NAME = "report.html"
@@ -40,7 +50,8 @@ class Study:
     Args:
         spec: what `load_spec` gave.
         folder: where it lives; `studies/<name>` below the working directory by default.  One that is there is resumed.
-        proposer: what states hypotheses; the offline sampler by default.
+        proposer: what states hypotheses; by default the spec's scientist with the sampler, or the sampler alone.
+        chat: whoever answers as the spec's scientist; by default the server or mailbox that the spec names.
         executor: what runs trials; as the spec's `execution` says by default.
         command: how the study was started, for the report.
         clock: gives seconds since 1970.
@@ -55,13 +66,15 @@ class Study:
         *,
         folder: Path | str | None = None,
         proposer: Proposer | None = None,
+        chat: ChatModel | None = None,
         executor: Executor | None = None,
         command: str = "",
         clock: Callable[[], float] = time.time,
     ):
         self.spec = spec
         self.folder = Path(folder) if folder is not None else Path("studies") / spec.name
-        self._proposer = proposer or Sampler()
+        self._proposer = proposer
+        self._chat = chat
         self._executor = executor
         self._listeners: list[Listener] = []
         self._command = command or shlex.join(["lightning-autoresearch", "fit", str(spec.path)])
@@ -80,7 +93,9 @@ class Study:
             StudyLocked: another process works on it.
             JournalError: the journal is damaged, or the disk is full.
             SpecError: the executor cannot serve the task (no such device).
+            InputError: the spec's scientist cannot be asked from here (no key, no price for a cap in US dollars).
         """
+        self._check_scientist()
         self._fold = Fold(folder=self.folder, clock=self._clock)
         set_failed_start_aside(self.folder)
         with Journal(self.folder, clock=self._clock) as journal:
@@ -105,6 +120,16 @@ class Study:
     def interrupt(self) -> None:
         """Ask a running study to stop soon; safe from a signal handler or another thread."""
         self._stop = True
+
+    def _check_scientist(self) -> None:
+        """Tell of a missing key or price at once, not in the middle of the night."""
+        if self._proposer is None and self._chat is None and not self._fold_of_the_past().done:
+            fault = settings_fault(self.spec, environ=os.environ)
+            if fault:
+                raise InputError(f"{self.spec.path}: {fault}")
+
+    def _fold_of_the_past(self) -> StudySummary:
+        return summarize(self.folder) if (self.folder / FILE_NAME).is_file() else self._fold.summary()
 
     def _open(self, journal: Journal) -> None:
         """Begin the journal, or check that it belongs to this spec; then let everybody read it."""
@@ -142,6 +167,7 @@ class Study:
             "text": spec.text,
             "config_text": _config_text(spec),
             "text_digest": text_digest(spec.text),
+            "protected_digest": protected_digest(spec.data),
             "notes": list(spec.notes),
             "command": self._command,
             "budget_trials": spec.budget.trials,
@@ -160,23 +186,32 @@ class Study:
         created = journal.find("study_created", "")
         assert created is not None
         begun = created.data
-        reviser = Reviser(self.spec, text=begun["text"], config_text=begun["config_text"], folder=self.folder)
+        knobs = knobs_of(self.spec, search_path=search_path(self.spec)) if self.spec.scientist else {}
+        texts = {path: read_class(path, search_path=search_path(self.spec)) for path in class_choices(self.spec)}
+        protected = begun["protected_digest"]
+        reviser = Reviser(
+            self.spec, text=begun["text"], config_text=begun["config_text"], folder=self.folder, class_texts=texts
+        )
         _sweep(journal, self.folder / "trials")
         dispatcher = Dispatcher(
             journal,
             executor=executor,
             folder=self.folder / "trials",
             slots=self.spec.execution.slots,
-            make_job=lambda trial: make_job(self.spec, trial),
+            make_job=lambda trial: self._guarded_job(trial, protected=protected, knobs=knobs, texts=texts),
+            sealed=Sealed(self.folder, hidden=[guard.metric for guard in self.spec.guards if guard.hidden]),
+            secrets=secrets_in(os.environ),
             interrupted=lambda: self._stop,
         )
         loop = Loop(
             self.spec,
             journal=journal,
             dispatcher=dispatcher,
-            proposer=self._proposer,
+            proposer=self._proposer or self._default_proposer(journal, dispatcher.steps, knobs),
             reviser=reviser,
             elapsed=lambda: self._fold.wall_seconds(live=True),
+            knobs=knobs,
+            usd_spent=lambda: spending(journal.entries).usd,
         )
         try:
             end = {"phase": "done", "done": True, "reason": loop.go()}
@@ -194,6 +229,40 @@ class Study:
                 journal.append("session_ended", end)
             raise
         journal.append("session_ended", end)
+
+    def _default_proposer(self, journal: Journal, steps: Steps, knobs: Mapping[str, Knob]) -> Proposer:
+        if self.spec.scientist is None:
+            return Sampler()
+        return make_team(
+            self.spec,
+            chat=self._chat or make_chat(self.spec),
+            journal=journal,
+            steps=steps,
+            stop=lambda: self._stop,
+            knobs=knobs,
+            search_path=search_path(self.spec),
+        )
+
+    def _guarded_job(
+        self, trial: Trial, *, protected: str, knobs: Mapping[str, Knob], texts: Mapping[str, ClassText | None]
+    ) -> Job:
+        """A trial made concrete, after a look that nothing which judges it has changed since the study began.
+
+        Raises:
+            StudyFailed: a protected section of the spec differs, or the task differs outside of what may be varied.
+        """
+        if protected_digest(self.spec.data) != protected:
+            raise StudyFailed("a protected section of the spec has changed in memory since the study began")
+        job = make_job(self.spec, trial)
+        base = apply_overrides(self.spec.task, self.spec.scales[trial.scale].set)
+        allowed = {*self.spec.search_space, *knobs}
+        classes = class_choices(self.spec)
+        if problems := guard_task(base, job.task, allowed_keys=allowed, allowed_classes=classes):
+            raise StudyFailed(f"trial {trial.id} would change what no hypothesis may: {'; '.join(problems)}")
+        gone = unfitting_keys(job.task, base_task=self.spec.task, class_texts=texts)
+        requested = {key: value for key, value in job.requested.items() if key not in gone}
+        task = fitted(job.task, base_task=self.spec.task, class_texts=texts)
+        return replace(job, task=task, requested=requested)
 
     def _finish(self, journal: Journal) -> StudySummary:
         summary = self._fold.summary()

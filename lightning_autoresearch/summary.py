@@ -7,13 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_autoresearch.decision import Verdict
-from lightning_autoresearch.hypothesis import Hypothesis
+from lightning_autoresearch.hypothesis import Finding, Hypothesis
+from lightning_autoresearch.scoring import Forecast, forecasts_of
 from lightning_autoresearch.space import Value
 from lightning_autoresearch.trial import Trial, TrialResult, TrialStatus
 
 Phase = Literal[
-    "created", "calibrating", "proposing", "screening", "gating", "confirming", "done", "interrupted", "failed"
+    "created",
+    "calibrating",
+    "asking",
+    "proposing",
+    "screening",
+    "gating",
+    "confirming",
+    "done",
+    "interrupted",
+    "failed",
 ]
+"""What a study is doing; `asking` means that it waits for the language model or the mailbox."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +55,8 @@ class HypothesisRow:
     """Why."""
     status: TrialStatus | None = None
     """How its worst trial ended."""
+    screened: Verdict | None = None
+    """KEEP, DROP or VOID of the screen, which no gate replaces: what the prediction was about; null while open."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +130,33 @@ class Cost:
     llm_tokens: int = 0
     """Tokens of the language model."""
     llm_usd: float = 0.0
-    """US dollars of the language model."""
+    """US dollars of the language model, as far as its price is known."""
+    llm_calls: int = 0
+    """Calls of the language model that were begun, further tries and repairs included."""
+    llm_usd_per_gain: float | None = None
+    """US dollars of the language model per confirmed improvement; null while there is none, or without a price."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelUse:
+    """How the language model was used."""
+
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    """Number of ended calls by outcome, `answered` among them; interrupted ones are left out."""
+    interrupted: int = 0
+    """Calls that a person or a kill cut off."""
+    repairs: int = 0
+    """How often a reply went back with its faults."""
+    proposals: int = 0
+    """Proposals that the model was asked for."""
+    unpriced_calls: int = 0
+    """Calls that cost something nobody knows the price of."""
+    seconds: float = 0.0
+    """Time that its calls took."""
+    names: tuple[str, ...] = ()
+    """The model as its server names it; several where that changed."""
+    analysis: str = ""
+    """Its latest reading of the evidence, in its own words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,7 +223,45 @@ class StudySummary:
     """What the study wanted to tell a person (repaired journal, failures, notes), in order."""
     cost: Cost = field(default_factory=Cost)
     """What it cost."""
+    phase_detail: str = ""
+    """What is waited for, in words."""
+    phase_since: float | None = None
+    """When the phase began, in seconds since 1970; null where that is not known."""
+    scientist: str = ""
+    """The language model that the spec names, or `mailbox`; empty where the sampler works alone."""
+    model: ModelUse = field(default_factory=ModelUse)
+    """How the language model was used."""
+    budget_usd: float | None = None
+    """US dollars that the budget allows the language model."""
+    budget_tokens: int | None = None
+    """Tokens that the budget allows it."""
+    budget_usd_per_gain: float | None = None
+    """US dollars per confirmed improvement beyond which the study ends."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Number of hypotheses that were refused before any trial, by source."""
     slots: int = 1
     """Trials at once."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Versions and hardware."""
+
+
+def forecasts(summary: StudySummary) -> tuple[Forecast, ...]:
+    """The predictions that the screen has answered, in the order they were stated; see `scoring.forecasts_of`."""
+    return forecasts_of(
+        Finding(
+            hypothesis=row.hypothesis,
+            before=row.before,
+            gain=row.gain,
+            kept=row.screened is Verdict.KEEP,
+            status=row.status or TrialStatus.FINISHED,
+            round=row.round,
+            void=row.screened is Verdict.VOID,
+        )
+        for row in summary.hypotheses
+        if row.screened is not None
+    )
+
+
+def confirmed_improvements(summary: StudySummary) -> int:
+    """How often a better configuration was confirmed and became the incumbent."""
+    return sum(row.number > 0 for row in summary.revisions)

@@ -39,24 +39,28 @@ _SIDE_BY_SIDE = 120
 """Columns from which verdicts and the gate stand beside each other."""
 
 
-def render(summary: StudySummary, *, width: int, height: int | None = None) -> RenderableType:
+def render(
+    summary: StudySummary, *, width: int, height: int | None = None, clock: Callable[[], float] = time.time
+) -> RenderableType:
     """The state of a study, to be printed by a rich console.
 
     Args:
         summary: the study.
         width: columns there are; from 120 on, two columns of text are used.
         height: rows there are; lists are shortened and empty lines left out to fit. Null for no limit.
+        clock: gives seconds since 1970, for the time that an answer is waited for.
     """
     if height is None:
-        return _layout(summary, width=width, rows=8, loose=True)
-    return _Fitted(summary=summary, height=height)
+        return _layout(summary, width=width, rows=8, loose=True, clock=clock)
+    return _Fitted(summary=summary, height=height, clock=clock)
 
 
-def _layout(summary: StudySummary, *, width: int, rows: int, loose: bool) -> Group:
+def _layout(summary: StudySummary, *, width: int, rows: int, loose: bool, clock: Callable[[], float]) -> Group:
     """Everything, with so many verdicts; without empty lines and the goal unless `loose`."""
     from rich.console import Group
 
-    parts: list[RenderableType | None] = [_title(summary, goal=loose), _gains(summary, width=width)]
+    title = _title(summary, goal=loose, now=clock())
+    parts: list[RenderableType | None] = [title, _gains(summary, width=width)]
     parts.append(_progress(summary, width=width))
     verdicts, now = _verdicts(summary, width=width, rows=rows), _now(summary, width=width)
     parts += [_beside(verdicts, now, width=width)] if width >= _SIDE_BY_SIDE else [verdicts, now]
@@ -72,10 +76,12 @@ class _Fitted:
     """The study."""
     height: int
     """Rows there are."""
+    clock: Callable[[], float]
+    """Gives seconds since 1970."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for rows, loose in ((8, True), (5, True), (5, False), (3, False), (1, False)):
-            layout = _layout(self.summary, width=options.max_width, rows=rows, loose=loose)
+            layout = _layout(self.summary, width=options.max_width, rows=rows, loose=loose, clock=self.clock)
             if len(console.render_lines(layout, options.update(height=None), pad=False)) <= self.height:
                 break
         yield layout
@@ -152,7 +158,7 @@ def events(before: StudySummary | None, after: StudySummary) -> Iterator[str]:
         yield _start_line(after)
         yield from (f"note: {message}" for message in after.messages)
         return
-    moved = after.phase != before.phase or after.round != before.round
+    moved = _place(after) != _place(before)
     ended = after.phase in {"done", "interrupted", "failed"}
     if moved and not ended:
         yield _phase_line(after)
@@ -223,17 +229,28 @@ def _next_steps(summary: StudySummary) -> Iterator[str]:
         yield "search on with a larger budget or other keys in search_space, in a spec of another name"
 
 
-def _title(summary: StudySummary, *, goal: bool) -> Text:
+def _title(summary: StudySummary, *, goal: bool, now: float) -> Text:
     from rich.text import Text
 
     title = Text(printable(summary.name), style="bold")
-    title.append(f"  {summary.phase}", style="bold cyan")
+    title.append(f"  {printable(_phase_words(summary))}", style="bold cyan")
+    if summary.phase == "asking" and summary.phase_since is not None:
+        title.append(f" for {wording.duration(max(0.0, now - summary.phase_since))}", style="not bold")
     title.append(f"  round {summary.round}" if summary.round else "  calibration", style="not bold")
     if summary.goal and goal:
         title.append(f"\n{printable(summary.goal)}", style="not bold dim")
     if summary.reason:
         title.append(f"\n{printable(summary.reason)}", style="not bold")
     return title
+
+
+def _place(summary: StudySummary) -> tuple[str, str, int]:
+    return summary.phase, summary.phase_detail, summary.round
+
+
+def _phase_words(summary: StudySummary) -> str:
+    """The phase, and whom it waits for."""
+    return f"asking {summary.phase_detail or summary.scientist}" if summary.phase == "asking" else summary.phase
 
 
 def _gains(summary: StudySummary, *, width: int) -> RenderableType:
@@ -337,17 +354,22 @@ def _verdicts(summary: StudySummary, *, width: int, rows: int) -> RenderableType
     table = Table.grid(padding=(0, 1))
     for justify in ("left", "right", "left", "left") if width >= _NARROW else ("left",):
         table.add_column(justify=justify, no_wrap=width >= _NARROW, overflow="ellipsis" if width >= _NARROW else "fold")
-    names = wording.summary_names(summary)
+    names, several = wording.summary_names(summary), len(wording.sources(summary)) > 1
     for row in shown:
         verdict = Text(f"{wording.MARKS[row.verdict]:<2} {wording.VERDICTS[row.verdict]}", style=_STYLES[row.verdict])
         words = Text(printable(wording.hypothesis_change(row.hypothesis, row.before, names=names)))
-        gain, name = Text(_gain_or_ending(row, summary)), Text(printable(row.hypothesis.id))
+        gain, name = Text(_gain_or_ending(row, summary)), Text(printable(_name(row, several=several)))
         if width >= _NARROW:
             table.add_row(verdict, gain, name, words)
         else:
             table.add_row(Text(" ").join([verdict, gain]))
             table.add_row(Text.assemble("   ", name, " ", words))
     return Group(Text("last verdicts", style="bold"), table)
+
+
+def _name(row: HypothesisRow, *, several: bool) -> str:
+    """A hypothesis's id, and who stated it where that may be one of several."""
+    return f"{row.hypothesis.id} ({wording.short_source(row.hypothesis.source)})" if several else row.hypothesis.id
 
 
 def _gain_or_ending(row: HypothesisRow, summary: StudySummary) -> str:
@@ -369,6 +391,8 @@ def _now(summary: StudySummary, *, width: int) -> RenderableType:
         more = f" and {len(running) - 4} more" if len(running) > 4 else ""
         rows.append(("running", f"{listed}{more}", ""))
     rows.append(("outcomes", _counts_words(summary), ""))
+    if calibration := wording.calibration_line(summary):
+        rows.append(("predictions", calibration, ""))
     rows.append(("cost", _cost_words(summary), ""))
     return _pairs(rows, width=min(width, 78) if width < _SIDE_BY_SIDE else width // 2 - 2)
 
@@ -387,9 +411,7 @@ def _counts_words(summary: StudySummary) -> str:
 def _cost_words(summary: StudySummary) -> str:
     cost = summary.cost
     words = f"{wording.duration(cost.wall_seconds)}, {wording.duration(cost.train_seconds)} of training"
-    if cost.llm_tokens or cost.llm_usd:
-        words += f", {cost.llm_tokens:,} tokens, {cost.llm_usd:.2f} USD"
-    return words
+    return ", ".join(filter(None, [words, wording.model_cost(summary)]))
 
 
 def _messages(summary: StudySummary, *, rows: int) -> Text | None:
@@ -441,7 +463,7 @@ def _start_line(summary: StudySummary) -> str:
 def _phase_line(summary: StudySummary) -> str:
     where = f"round {summary.round}" if summary.round else "calibration"
     counts = wording.count_trials(summary)
-    line = f"{summary.phase} ({where}), {counts.ended} of {summary.budget_trials} trials"
+    line = f"{_phase_words(summary)} ({where}), {counts.ended} of {summary.budget_trials} trials"
     return f"{line}: {summary.reason}" if summary.reason else line
 
 
@@ -456,11 +478,11 @@ def _noise_line(summary: StudySummary, scale: str) -> str:
 def _hypothesis_events(before: StudySummary, after: StudySummary) -> Iterator[str]:
     """First verdicts; what the gate later makes of a kept hypothesis is the gate's line."""
     known = {row.hypothesis.id for row in before.hypotheses if row.verdict is not None}
-    names = wording.summary_names(after)
+    names, several = wording.summary_names(after), len(wording.sources(after)) > 1
     for row in after.hypotheses:
         if row.verdict is not None and row.hypothesis.id not in known:
             words = wording.hypothesis_change(row.hypothesis, row.before, names=names)
-            yield f"{row.hypothesis.id} {words}. {row.sentence or wording.VERDICTS[row.verdict]}"
+            yield f"{_name(row, several=several)} {words}. {row.sentence or wording.VERDICTS[row.verdict]}"
 
 
 def _gate_events(before: StudySummary, after: StudySummary) -> Iterator[str]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from lightning_autoresearch.decision import Verdict
 from lightning_autoresearch.hypothesis import Hypothesis
+from lightning_autoresearch.scoring import FEWEST, STATED_LEVEL, Difference, Scores, by_source
 from lightning_autoresearch.space import Value
-from lightning_autoresearch.summary import ConfirmedGain, GateRow, StudySummary
+from lightning_autoresearch.summary import ConfirmedGain, GateRow, StudySummary, forecasts
 from lightning_autoresearch.trial import Purpose, TrialStatus
 
 INTERVAL = "95 % interval"
@@ -274,6 +275,97 @@ def guarantee_sentence(summary: StudySummary) -> str:
     return f"A change was kept whenever {how}: there is no error guarantee, and some of what was kept is likely noise."
 
 
+def sources(summary: StudySummary) -> tuple[str, ...]:
+    """Who stated hypotheses, in the order of their first ones."""
+    return tuple(dict.fromkeys(row.hypothesis.source for row in summary.hypotheses))
+
+
+def short_source(source: str) -> str:
+    """A source's name without the part before the last slash, at most 16 characters of it."""
+    name = source.rstrip("/").rpartition("/")[2] or source
+    return name if len(name) <= 16 else f"{name[:13]}..."
+
+
+def usd(value: float | None) -> str:
+    """US dollars with two decimals, small sums with two significant digits."""
+    if value is None:
+        return "n/a"
+    return f"{value:.2g} USD" if 0 < value < 0.095 else f"{value:.2f} USD"
+
+
+def model_cost(summary: StudySummary) -> str:
+    """What the language model has cost: `18,400 tokens, 0.11 USD`; empty where none was used."""
+    cost, unpriced = summary.cost, summary.model.unpriced_calls
+    if not (cost.llm_tokens or cost.llm_usd or cost.llm_calls):
+        return ""
+    price = usd(cost.llm_usd)
+    if unpriced:
+        price = f"{price} and {plural(unpriced, 'call')} of unknown price" if cost.llm_usd else "price not known"
+    return f"{cost.llm_tokens:,} tokens, {price}"
+
+
+def calibration_line(summary: StudySummary) -> str:
+    """Brier score of each source that has enough predictions, against that of chance; empty where none has."""
+    scores = {source: one for source, one in by_source(forecasts(summary)).items() if one.count >= FEWEST}
+    parts = [
+        f"{short_source(source)} Brier {one.brier:.2f} (chance {one.brier_chance:.2f}) over {one.count}"
+        for source, one in scores.items()
+    ]
+    return "; ".join(parts)
+
+
+def chance_sentence(scores: Scores, found: Difference) -> str:
+    """Whether a source's probabilities are better than chance, in words."""
+    against = f"Brier score {scores.brier:.3f} against {scores.brier_chance:.3f}"
+    if found.answer == "unknown":
+        return f"Unknown whether better than chance: {_why_unknown(scores)} ({against})."
+    start = {
+        "better": "Better than chance",
+        "worse": "Worse than chance",
+        "no difference": "Not to be told from chance",
+    }[found.answer]
+    return f"{start}: {against} over {plural(scores.count, 'prediction')} ({_difference(found)})."
+
+
+def trend_sentence(first: Scores | None, second: Scores | None, found: Difference) -> str:
+    """Whether a source's probabilities get better, in words."""
+    if first is None or second is None or min(first.count, second.count) < FEWEST:
+        fewest = min(found.counts)
+        return f"Unknown whether they get better: {FEWEST} are needed in each half, and there are {fewest}."
+    between = f"Brier score {first.brier:.3f} in the first half, {second.brier:.3f} in the second"
+    if found.answer == "unknown":
+        return f"Unknown whether they get better: all or none of a half were kept ({between})."
+    start = {"better": "Getting better", "worse": "Getting worse", "no difference": "No trend to be seen"}[found.answer]
+    return f"{start}: {between} ({_difference(found)}, each less chance)."
+
+
+def coverage_sentence(scores: Scores) -> str:
+    """Whether a source's 80 % intervals hold what they promise, in words; empty where none could be checked."""
+    found, stated = scores.coverage, 100 * STATED_LEVEL
+    if found is None:
+        return ""
+    counted = plural(scores.intervals, "interval")
+    held = f"{100 * found.value:.0f} % of {counted} stated as {stated:.0f} % intervals held the measured gain"
+    ends = f"{INTERVAL} {100 * found.low:.0f} to {100 * found.high:.0f} %"
+    if scores.intervals < FEWEST:
+        return f"{held}, too few to judge."
+    if found.high < STATED_LEVEL:
+        return f"{held} ({ends}): they are too narrow."
+    return f"{held} ({ends}): they are {'wider than needed' if found.low > STATED_LEVEL else 'as wide as they say'}."
+
+
+def comparison_sentence(first: str, second: str, found: Difference) -> str:
+    """Whether one source predicts better than another, in words."""
+    if found.answer == "unknown":
+        return (
+            f"Unknown whether {first} predicts better than {second}: {FEWEST} predictions of each are needed, kept "
+            f"and dropped ones among them; there are {found.counts[0]} and {found.counts[1]}."
+        )
+    words = {"better": f"{first} predicts better than {second}", "worse": f"{first} predicts worse than {second}"}
+    start = words.get(found.answer, f"No difference to be seen between {first} and {second}")
+    return f"{start} ({_difference(found)}, each less chance)."
+
+
 def resume_command(summary: StudySummary) -> str:
     """The command that goes on with this very study."""
     return (
@@ -289,6 +381,18 @@ def adopt_command(summary: StudySummary) -> str:
 def report_path(summary: StudySummary) -> str:
     """Where the report lies."""
     return f"{summary.folder.rstrip('/')}/report.html"
+
+
+def _difference(found: Difference) -> str:
+    if found.value is None or found.low is None or found.high is None:
+        return "no interval"
+    return f"difference {found.value:+.3f}, {INTERVAL} {found.low:+.3f} to {found.high:+.3f}, below 0 is better"
+
+
+def _why_unknown(scores: Scores) -> str:
+    if scores.count < FEWEST:
+        return f"{FEWEST} predictions are needed, and there are {scores.count}"
+    return f"{'all' if scores.keeps else 'none'} of {scores.count} were kept"
 
 
 def _ends(key: str, ending: str) -> bool:

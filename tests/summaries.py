@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_autoresearch.decision import Verdict
-from lightning_autoresearch.hypothesis import Hypothesis, Prediction
+from lightning_autoresearch.hypothesis import Hypothesis, Kind, Prediction
 from lightning_autoresearch.space import Value
 from lightning_autoresearch.summary import (
     ConfirmedGain,
     Cost,
     GateRow,
     HypothesisRow,
+    ModelUse,
     RevisionRow,
     StudySummary,
     TrialRow,
@@ -137,6 +138,9 @@ class Builder:
         status: TrialStatus | None = TrialStatus.FINISHED,
         statement: str = "",
         source: str = "sampler",
+        prediction: Prediction | None = None,
+        kind: Kind = "value",
+        cites: tuple[str, ...] = (),
     ) -> HypothesisRow:
         before = {key: BASE.get(key) for key in overrides} if before is None else before
         name = f"h{len(self.rows) + 1}"
@@ -147,10 +151,12 @@ class Builder:
             mechanism="A larger step reaches the valley within the same number of steps.",
             source=source,
             overrides=overrides,
-            prediction=Prediction(
-                gain=round_to(self.chance.uniform(0.0, 0.08)), probability=round_to(self.chance.random())
-            ),
+            prediction=prediction
+            or Prediction(gain=round_to(self.chance.uniform(0.0, 0.08)), probability=round_to(self.chance.random())),
+            kind=kind,
+            cites=cites,
         )
+        passed = verdict in {Verdict.KEEP, Verdict.PROMOTE, Verdict.FAIL}
         row = HypothesisRow(
             hypothesis=hypothesis,
             round=round,
@@ -159,9 +165,10 @@ class Builder:
             verdict=verdict,
             sentence=_sentence(verdict, gain),
             status=status,
+            screened=Verdict.KEEP if passed else verdict,
         )
         self.rows.append(row)
-        both = 2 if verdict in {Verdict.KEEP, Verdict.PROMOTE, Verdict.FAIL} else 1
+        both = 2 if passed else 1
         for seed in range(100 * round, 100 * round + both):
             self.trial(overrides, seed=seed, purpose=Purpose.SCREEN, round=round, hypothesis=name, status=status)
         return row
@@ -205,7 +212,9 @@ def mid_round() -> StudySummary:
         resolvable_gain=0.021,
         space_edits=("widened model.init_args.lr to 0.0001 to 0.2, log: the optimum leans on its bound",),
         messages=("Trial 00012 was run again: the machine was contended.",),
-        cost=Cost(train_seconds=420, wall_seconds=610, llm_tokens=18_400, llm_usd=0.11),
+        cost=Cost(train_seconds=420, wall_seconds=610, llm_tokens=18_400, llm_usd=0.11, llm_calls=2),
+        scientist="gpt-5.5",
+        model=ModelUse(outcomes={"answered": 2}, proposals=2, seconds=41.0, names=("gpt-5.5-2026-08",)),
     )
 
 
@@ -264,8 +273,80 @@ def promoted() -> StudySummary:
         noise_sd={"nano": NOISE, "target": 0.011},
         resolvable_gain=0.021,
         space_edits=("froze model.init_args.dropout: no effect beyond the noise in 12 runs",),
-        cost=Cost(train_seconds=1900, wall_seconds=2312, llm_tokens=48_000, llm_usd=0.35),
+        cost=Cost(
+            train_seconds=1900,
+            wall_seconds=2312,
+            llm_tokens=48_000,
+            llm_usd=0.35,
+            llm_calls=6,
+            llm_usd_per_gain=0.35,
+        ),
+        scientist="gpt-5.5",
+        model=ModelUse(outcomes={"answered": 6}, proposals=5, repairs=1, seconds=133.0),
     )
+
+
+def with_scientist(*, rounds: int = 4, skilled: bool = True) -> StudySummary:
+    """Four rounds in which a language model and the sampler state hypotheses by turns.
+
+    The model's probabilities say what they mean if it is `skilled`, else they are drawn without any relation; the
+    sampler always states the same.
+    """
+    builder = Builder(seed=9)
+    builder.calibrate()
+    for number in range(24 * rounds):
+        round, model = 1 + number // 24, number % 2 == 0
+        truth = builder.chance.choice((0.05, 0.1, 0.8, 0.95))
+        keep = builder.chance.random() < (truth if model else 0.25)
+        gain = abs(builder.chance.gauss(0.03, NOISE)) if keep else -abs(builder.chance.gauss(0.02, NOISE))
+        if number % 17 == 5:
+            ending: dict[str, Any] = {"gain": None, "verdict": Verdict.DROP, "status": TrialStatus.NOT_FINITE}
+        else:
+            ending = {"gain": gain, "verdict": Verdict.KEEP if keep else Verdict.DROP}
+        stated = truth if skilled else 1 - truth
+        expected = gain + builder.chance.gauss(0, NOISE) if skilled else 0.05
+        builder.hypothesis(
+            {LR: round_to(10 ** builder.chance.uniform(-4, -1))},
+            round=round,
+            **ending,
+            source="gpt-5.5" if model else "sampler",
+            prediction=Prediction(
+                gain=expected,
+                probability=stated if model else 0.25,
+                low=expected - 1.3 * NOISE,
+                high=expected + 1.3 * NOISE,
+            ),
+            kind="schedule" if model else "value",
+            cites=("notes/lr.md:12",) if model and number % 4 == 0 else (),
+        )
+    return empty(
+        phase="screening",
+        round=rounds,
+        trials=tuple(builder.trials),
+        hypotheses=tuple(builder.rows),
+        noise_sd={"nano": NOISE},
+        resolvable_gain=0.021,
+        cost=Cost(train_seconds=900, wall_seconds=1300, llm_tokens=612_000, llm_usd=1.84, llm_calls=31),
+        scientist="gpt-5.5",
+        model=ModelUse(
+            outcomes={"answered": 26, "rate_limited": 3, "timed_out": 1},
+            interrupted=1,
+            repairs=4,
+            proposals=22,
+            seconds=533.0,
+            names=("gpt-5.5-2026-08",),
+            analysis="Rates above 0.02 diverge.\nThe gain of 0.006 did not depend on the seed.",
+        ),
+        budget_usd=5.0,
+        budget_tokens=2_000_000,
+        budget_usd_per_gain=2.5,
+        refused={"gpt-5.5": 2},
+    )
+
+
+def asking() -> StudySummary:
+    """A study that waits for its language model."""
+    return replace(mid_round(), phase="asking", phase_detail="gpt-5.5, call 1/4", phase_since=1000.0)
 
 
 def null_study() -> StudySummary:
@@ -345,6 +426,8 @@ def hostile() -> StudySummary:
         source="<b>model</b>",
         gain=0.03,
         verdict=Verdict.KEEP,
+        kind="data",
+        cites=(f"{attack}.md:1", "[x](javascript:alert(1))"),
     )
     return empty(
         name="a</script><i>b",
@@ -353,6 +436,12 @@ def hostile() -> StudySummary:
         round=1,
         trials=tuple(builder.trials),
         hypotheses=tuple(builder.rows),
+        scientist="<b>model</b>",
+        phase_detail="<b>model</b>\x1b[2J",
+        model=ModelUse(
+            outcomes={attack: 1}, proposals=1, names=(attack,), analysis=f"{attack} **bold** [x](javascript:alert(1))"
+        ),
+        refused={attack: 1},
         messages=("[link=http://x]</style><script>document.title='owned'</script>\x1b[31m",),
         noise_sd={"nano": NOISE},
     )
@@ -400,6 +489,8 @@ BUILDERS: Mapping[str, Callable[[], StudySummary]] = {
         interrupted,
         greedy,
         hostile,
+        with_scientist,
+        asking,
     )
 }
 """Every small study by name."""

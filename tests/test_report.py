@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from lightning_autoresearch import figures as figures_module
-from lightning_autoresearch.figures import CURVE_POINTS, CURVES, POINTS, figures, pareto, plain, thin
+from lightning_autoresearch.decision import Verdict
+from lightning_autoresearch.figures import CURVE_POINTS, CURVES, POINTS, Figure, figures, pareto, plain, thin
 from lightning_autoresearch.report import HYPOTHESES, report_html, write_report
+from lightning_autoresearch.score_figures import BARS, score_figures
 from lightning_autoresearch.summary import RevisionRow, StudySummary
 from tests.summaries import (
     BUILDERS,
@@ -30,9 +32,14 @@ from tests.summaries import (
     mid_round,
     null_study,
     promoted,
+    with_scientist,
 )
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+def all_figures(summary: StudySummary) -> dict[str, Figure]:
+    return {**figures(summary), **score_figures(summary)}
 
 
 class Page(HTMLParser):
@@ -156,9 +163,9 @@ def test_a_gain_below_the_target_scale_comes_with_a_caveat() -> None:
 
 def test_every_table_has_a_caption_and_every_plot_a_description() -> None:
     page = page_of(promoted())
-    assert len(page.all("table")) == len(page.all("caption")) == 5
+    assert len(page.all("table")) == len(page.all("caption")) == 6
     plots = [attrs for attrs in page.all("div") if attrs.get("class") == "plot"]
-    assert len(plots) == 6
+    assert len(plots) == 8
     assert all(attrs["role"] == "img" and len(attrs["aria-label"] or "") > 40 for attrs in plots)
     assert [len(page.all(tag)) for tag in ("h1", "main", "header", "footer", "nav")] == [1] * 5
     labelled = {attrs["aria-labelledby"] for attrs in [*page.all("section"), *page.all("figure")]}
@@ -249,7 +256,7 @@ def test_plotting_data_needs_no_plotting_library() -> None:
 
 def test_no_number_of_a_figure_is_infinite() -> None:
     for build in BUILDERS.values():
-        for figure in figures(build()).values():
+        for figure in all_figures(build()).values():
             json.dumps([figure.data, figure.layout], allow_nan=False)
 
 
@@ -303,9 +310,129 @@ def test_five_thousand_trials_stay_below_eight_megabytes_and_ten_seconds() -> No
     assert time.monotonic() - start < 10
     assert len(html.encode()) < 8_000_000
     assert f"{len(rows) - HYPOTHESES:,} dropped or void ones are left out here" in html
-    for figure in figures(summary).values():
+    for figure in all_figures(summary).values():
         longest = max((len(trace["x"]) for trace in figure.data), default=0)
         assert longest <= max(POINTS, CURVES * (CURVE_POINTS + 1))
+
+
+def test_who_was_right_is_told_in_words_and_in_a_table() -> None:
+    text = page_of(with_scientist()).text
+    assert "Better than chance: Brier score 0.123 against 0.250 over 48 predictions (difference -0.1" in text
+    assert "Not to be told from chance: Brier score 0.219 against 0.215" in text
+    assert "gpt-5.5 predicts better than the sampler (difference -0.1" in text
+    assert "No trend to be seen: Brier score 0.117 in the first half, 0.129 in the second" in text
+    assert "84 % of 45 intervals stated as 80 % intervals held the measured gain" in text
+    row = re.search(r'<tr><th scope="row">gpt-5.5</th>(.*?)</tr>', report_html(with_scientist()))
+    assert row is not None
+    cells = re.findall(r'<td class="n">(.*?)</td>', row[1])
+    assert cells == ["48", "2", "23 (48 %)", "0", "+0.034", "0.123", "0.250", "84 % of 45", "612,000", "1.84 USD"]
+
+
+def test_few_predictions_lead_to_no_conclusion() -> None:
+    text = page_of(promoted()).text
+    assert "Unknown whether better than chance: 15 predictions are needed, and there are 3" in text
+    assert "Unknown whether gpt-5.5 predicts better than the sampler" in text
+    assert "Better than chance:" not in text
+
+
+def test_a_foolish_model_is_called_worse_than_chance() -> None:
+    text = page_of(with_scientist(skilled=False)).text
+    assert "Worse than chance: Brier score" in text
+    assert "gpt-5.5 predicts worse than the sampler" in text
+    assert "of 45 intervals stated as 80 % intervals held the measured gain" in text
+    assert "they are too narrow." in text
+
+
+@pytest.mark.parametrize("build", [empty, calibrating, failures])
+def test_without_an_answered_prediction_there_is_no_judgement(build: Any) -> None:
+    page = page_of(build())
+    assert "Who was right" not in page.text
+    assert "who-was-right" not in [attrs.get("id") for attrs in page.all("h2")]
+
+
+def test_a_gain_without_an_answered_prediction_leaves_no_plot_without_a_place() -> None:
+    summary = null_study()
+    void = tuple(replace(row, verdict=Verdict.VOID, screened=Verdict.VOID) for row in summary.hypotheses)
+    html = report_html(replace(summary, hypotheses=void))
+    data = re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.DOTALL)
+    assert data is not None
+    assert {f"plot-{name}" for name in json.loads(data[1])} == set(re.findall(r'id="(plot-\w+)"', html))
+
+
+def test_an_offline_study_shows_the_samplers_calibration_alone() -> None:
+    text = page_of(null_study()).text
+    assert "Who was right" in text
+    assert "Against each other" not in text
+    assert "Language modelnone used" in text
+    assert "Repairs" not in text
+
+
+def test_the_language_models_use_and_budget_are_told() -> None:
+    html = report_html(with_scientist())
+    for fact in (
+        ("Model", "gpt-5.5", "served as gpt-5.5-2026-08"),
+        ("Calls", "31", "26 answered; 8 min 53 s of waiting"),
+        ("Repairs", "4", "replies that went back with their faults, in 22 proposals"),
+        ("Faults", "4", "3 rate limited, 1 timed out, 1 interrupted"),
+        ("Tokens", "612,000", "of 2,000,000 that the budget allows"),
+        ("Cost", "1.84 USD", "of 5.00 USD that the budget allows"),
+        (
+            "Cost per confirmed improvement",
+            "none yet",
+            "0 confirmed improvements; the study ends beyond 2.50 USD",
+        ),
+    ):
+        assert "<dt>{}</dt><dd>{}</dd><dd>{}</dd>".format(*fact) in html
+    assert "<blockquote>Rates above 0.02 diverge.\nThe gain" in html
+    assert "<dt>Cost per confirmed improvement</dt><dd>0.35 USD</dd><dd>1 confirmed" in report_html(promoted())
+
+
+def test_a_statement_is_quoted_with_its_kind_and_what_it_cites() -> None:
+    html = report_html(with_scientist())
+    assert '</q> <span class="small">gpt-5.5; schedule hypothesis; cites notes/lr.md:12</span>' in html
+    assert '</q> <span class="small">sampler</span>' in html
+
+
+def test_what_a_model_writes_is_neither_markup_nor_markdown() -> None:
+    html = report_html(hostile())
+    page = Page(html)
+    assert "**bold** [x](javascript:alert(1))" in page.text
+    assert page.all("strong") == [{}], "the rule's name alone"
+    assert not [attrs for attrs in page.all("a") if "javascript" in (attrs["href"] or "")]
+    assert "cites &lt;script&gt;document.title=" in html
+    assert len(page.all("script")) == 3
+
+
+def test_the_reliability_diagram_counts_every_prediction() -> None:
+    data = score_figures(with_scientist())["calibration"].data
+    assert [trace["name"] for trace in data] == ["gpt-5.5", "gpt-5.5, intervals", "sampler", "sampler, intervals"]
+    model, intervals, sampler, _ = data
+    assert model["x"] == [0.05, 0.1, 0.8, 0.95]
+    assert sum(map(int, model["text"])) == 48
+    assert (sampler["x"], sampler["text"]) == ([0.25], ["48"])
+    assert intervals["x"] == [0.8]
+    for trace in data:
+        bars = trace["error_y"]
+        tops = [y + up for y, up in zip(trace["y"], bars["array"], strict=True)]
+        floors = [y - down for y, down in zip(trace["y"], bars["arrayminus"], strict=True)]
+        assert max(tops) <= 1 + 1e-5
+        assert min(floors) >= -1e-5
+
+
+def test_the_brier_score_by_round_stands_beside_chance() -> None:
+    data = score_figures(with_scientist())["brier"].data
+    assert [trace["name"] for trace in data] == ["gpt-5.5", "gpt-5.5, chance", "sampler", "sampler, chance"]
+    assert all(trace["x"] == [1, 2, 3, 4] for trace in data)
+    assert score_figures(null_study())["brier"].data == [], "one round is no series"
+
+
+def test_stated_intervals_are_drawn_unless_they_are_many() -> None:
+    few = score_figures(with_scientist(rounds=2))["predictions"]
+    assert all("error_x" in trace for trace in few.data)
+    assert "Bars are the stated 80 % intervals." in few.caption
+    many = with_scientist(rounds=4)
+    assert len(many.hypotheses) > BARS
+    assert not any("error_x" in trace for trace in score_figures(many)["predictions"].data)
 
 
 def dump(page: Path, *flags: str) -> tuple[str, str]:
@@ -332,12 +459,20 @@ def root_data(dom: str) -> dict[str, str]:
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 @pytest.mark.parametrize(
     ("name", "plots"),
-    [("empty", 0), ("calibrating", 3), ("promoted", 6), ("failures", 3), ("hostile", 5), ("greedy", 6)],
+    [
+        ("empty", 0),
+        ("calibrating", 3),
+        ("promoted", 8),
+        ("failures", 3),
+        ("hostile", 6),
+        ("greedy", 8),
+        ("with_scientist", 7),
+    ],
 )
 def test_in_a_browser_every_plot_is_drawn_and_nothing_goes_wrong(name: str, plots: int, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(BUILDERS[name](), path)
-    assert len([each for each in figures(BUILDERS[name]()).values() if each.data]) == plots
+    assert len([each for each in all_figures(BUILDERS[name]()).values() if each.data]) == plots
     dom, console = dump(path)
     assert root_data(dom) == {"errors": "0", "plots": str(plots)}
     assert console == ""
@@ -350,7 +485,7 @@ def test_in_a_browser_a_large_study_is_drawn(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(large(), path)
     dom, console = dump(path)
-    assert root_data(dom) == {"errors": "0", "plots": "5"}
+    assert root_data(dom) == {"errors": "0", "plots": "7"}
     assert console == ""
 
 

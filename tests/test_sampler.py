@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
 from lightning_autoresearch.hypothesis import Finding, Prediction
 from lightning_autoresearch.ledger import FAILURE_PRIOR, Ledger
 from lightning_autoresearch.sampler import PRIOR_KEEP, Sampler, _study
+from lightning_autoresearch.scoring import forecasts_of, score
 from lightning_autoresearch.space import Categorical, Float, Integer, SearchSpace, Value
 from lightning_autoresearch.trial import canonical
 from tests.simulation import (
@@ -173,7 +175,9 @@ def test_evidence_moves_the_prediction():
     blank = prediction_for_lr([])
     good = prediction_for_lr([finding("lr", 0.003, 0.009, 0.05, kept=True)], branch={**START, "lr": 0.009})
     bad = prediction_for_lr([finding("lr", 0.003, value, -0.02) for value in (0.001, 0.0015, 0.006, 0.009)])
-    assert blank == Prediction(gain=0.0, probability=pytest.approx(PRIOR_KEEP * (1 - FAILURE_PRIOR)))
+    assert replace(blank, low=None, high=None) == Prediction(
+        gain=0.0, probability=pytest.approx(PRIOR_KEEP * (1 - FAILURE_PRIOR))
+    )
     assert good.gain > 0 > bad.gain
     assert good.probability > blank.probability > bad.probability
 
@@ -188,6 +192,29 @@ def test_predictions_are_better_than_a_constant():
     print(f"Brier score {brier:.3f}, of the keep rate {rate * (1 - rate):.3f}; correlation of gains {agreement:.2f}")
     assert brier < rate * (1 - rate)
     assert agreement > 0.2
+
+
+def test_four_of_five_measured_gains_lie_in_the_stated_intervals():
+    found = score(forecasts_of(one for seed in range(8) for one in searched(Sampler, seed).findings))
+    assert found.intervals > 300
+    assert 0.75 <= found.coverage.value <= 0.87
+
+
+def test_an_interval_is_as_wide_as_the_noise_before_any_finding_and_learns_from_errors():
+    blank = prediction_for_lr([])
+    assert blank.low < blank.gain < blank.high
+    assert 2.5 * 0.01 < blank.high - blank.gain < 5 * 0.01
+    others = [finding("x", 0.5, 0.6, -0.4), finding("x", 0.5, 0.7, -0.5)]
+    wrong = [replace(one, hypothesis=replace(one.hypothesis, source="sampler")) for one in others]
+    wary = prediction_for_lr(wrong)
+    assert wary.low < wary.gain - 0.3
+    assert 0.0 <= wary.high - wary.gain <= blank.high - blank.gain, "errors downward do not widen it upward"
+    assert prediction_for_lr(others).low == pytest.approx(blank.low), "only its own errors tell of its own intervals"
+
+
+def test_without_any_noise_an_interval_is_made_of_errors_alone():
+    [first, *_] = Sampler().propose(told(gain_sd=0.0)).hypotheses
+    assert first.prediction.low == first.prediction.gain == first.prediction.high
 
 
 def test_failures_are_told_to_optuna_as_failures_and_never_as_numbers():

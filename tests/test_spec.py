@@ -558,9 +558,8 @@ def test_the_mean_of_the_last_values_is_held_as_their_number() -> None:
 
 
 def test_sections_without_effect_are_noted() -> None:
-    text = BASE + "scientist: {mailbox: box}\ntracking: {wandb: {project: p}}\n"
+    text = BASE + "tracking: {wandb: {project: p}}\n"
     assert parse_spec(text, path="s.yaml").notes == (
-        "scientist: this version proposes offline; the section has no effect yet",
         "tracking: this version writes the journal and the report only; the section has no effect yet",
     )
 

@@ -13,6 +13,7 @@ from lightning_autoresearch.summary import ConfirmedGain, StudySummary
 from lightning_autoresearch.view import LiveView, PlainView, closing_text, events, printable, render
 from tests.summaries import (
     BUILDERS,
+    asking,
     calibrating,
     empty,
     failed_gate,
@@ -24,6 +25,7 @@ from tests.summaries import (
     mid_round,
     null_study,
     promoted,
+    with_scientist,
 )
 
 
@@ -65,6 +67,51 @@ def test_a_running_study_tells_its_gate_its_trials_and_its_time() -> None:
     assert "0.17 of 1, 49 min 50 s left" in text
     assert "18,400 tokens, 0.11 USD" in text
     assert "! Trial 00012 was run again" in text
+
+
+def test_who_is_asked_and_for_how_long_is_told() -> None:
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    console.print(render(asking(), width=80, clock=lambda: 1042.0))
+    assert console.file.getvalue().startswith("gpt-source  asking gpt-5.5, call 1/4 for 42 s  round 1")  # type: ignore[attr-defined]
+    unnamed = replace(asking(), phase_detail="", phase_since=None)
+    assert drawn(unnamed, width=80).startswith("gpt-source  asking gpt-5.5  round 1")
+
+
+def test_a_new_call_is_a_new_line() -> None:
+    lines = list(events(asking(), replace(asking(), phase_detail="mailbox, call 1/5")))
+    assert lines == ["asking mailbox, call 1/5 (round 1), 18 of 200 trials"]
+    assert list(events(asking(), asking())) == []
+
+
+def test_verdicts_name_their_source_where_there_are_several() -> None:
+    text = words(drawn(with_scientist(), width=80))
+    assert re.search(r"h95 \(gpt-5\.5\) lr", text)
+    assert re.search(r"h96 \(sampler\) lr", text)
+    assert "(sampler)" not in drawn(null_study(), width=80)
+    lines = list(events(replace(promoted(), hypotheses=()), promoted()))
+    assert any(line.startswith("h2 (gpt-5.5) lr 0.003 -> 0.006. ") for line in lines)
+
+
+def test_the_name_of_a_source_is_cut() -> None:
+    assert wording.short_source("meta-llama/Llama-3.1-70B-Instruct") == "Llama-3.1-70B..."
+    assert wording.short_source("a/b/qwen3") == "qwen3"
+    assert wording.short_source("/") == "/"
+
+
+def test_calibration_is_one_line_once_there_are_enough_predictions() -> None:
+    text = words(drawn(with_scientist(), width=118))
+    assert "predictions gpt-5.5 Brier 0.12 (chance 0.25) over 48; sampler Brier 0.22 (chance 0.21) over 48" in text
+    assert "Brier" not in drawn(promoted(), width=118)
+
+
+def test_the_cost_of_the_model_is_told_only_where_one_takes_part() -> None:
+    assert "612,000 tokens, 1.84 USD" in words(drawn(with_scientist(), width=118))
+    assert "USD" not in drawn(null_study(), width=118)
+    summary = with_scientist()
+    unpriced = replace(summary, model=replace(summary.model, unpriced_calls=3), cost=replace(summary.cost, llm_usd=0.0))
+    assert wording.model_cost(unpriced) == "612,000 tokens, price not known"
+    assert wording.usd(0.00412) == "0.0041 USD"
+    assert wording.usd(0.0) == "0.00 USD"
 
 
 def test_a_provisional_gain_is_never_called_confirmed() -> None:

@@ -1,0 +1,165 @@
+"""Where a study stands, in words: the search space as a table, forecasts scored, open questions, the last failure.
+
+The parts of a prompt that change with every round.  Pure functions of a briefing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from lightning_autoresearch import codec
+from lightning_autoresearch.history import SAMPLER, KeyRecord, Tone, change_of, has_failed, value_text
+from lightning_autoresearch.hypothesis import Briefing, Kind
+from lightning_autoresearch.scoring import Scores, forecasts_of, score
+from lightning_autoresearch.space import Categorical, Domain, Integer
+from lightning_autoresearch.voice import Voice, cut_lines, filled
+from lightning_autoresearch.wording import plural
+
+LATELY = 30
+"""Hypotheses of the scientist that count as stated lately."""
+LEAN = 0.02
+"""Distance from a bound, as a share of the domain, at which a value leans on it."""
+MOST_NAMED = 8
+"""Keys that are named in one sentence."""
+TABLE_SHARE = 0.75
+"""Part of the room that the table of the search space takes before it is shortened."""
+
+
+def space_table(briefing: Briefing, records: Mapping[str, KeyRecord], *, room: int, tone: Tone) -> str:
+    """The search space as a table, with domains as JSON and the record of tests where that fits."""
+    text = ""
+    for shape in ("full", "short", "brief", "bare"):
+        rows = [_row(key, briefing, records.get(key), shape=shape, tone=tone) for key in briefing.space]
+        text = "\n".join(rows)
+        if len(text) <= TABLE_SHARE * room:
+            return text
+    return cut_lines(text, room=room, rest="further keys of the search space")
+
+
+def _row(key: str, briefing: Briefing, record: KeyRecord | None, *, shape: str, tone: Tone) -> str:
+    name, domain = tone.names.get(key, key), briefing.space[key]
+    branch, incumbent = (value_text(values.get(key)) for values in (briefing.branch, briefing.incumbent))
+    now = branch if branch == incumbent else f"{branch} ({incumbent})"
+    if shape == "bare":
+        return f"{name} | {_in_words(domain)} | {now}"
+    shown = _as_json(domain) if shape == "full" else _in_words(domain)
+    return f"{name} | {shown} | {now} | {_record_text(record, tone, brief=shape == 'brief')}"
+
+
+def _as_json(domain: Domain) -> str:
+    """As a spec writes it, and as an op has to."""
+    data = {name: value for name, value in codec.to_json(domain).items() if value != "linear"}
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+
+
+def _in_words(domain: Domain) -> str:
+    if isinstance(domain, Categorical):
+        return "/".join(map(value_text, domain.choices))
+    return f"{'int' if isinstance(domain, Integer) else 'float'} {domain}"
+
+
+def _record_text(record: KeyRecord | None, tone: Tone, *, brief: bool) -> str:
+    if record is None:
+        return "never tested"
+    failed = f", {record.failed} failed" if record.failed else ""
+    text = f"{plural(record.tests, 'test')}, {record.kept} kept{failed}"
+    measured = [one for one in record.alone if one.gain is not None]
+    if brief or not measured:
+        return text
+    best, worst = (pick(measured, key=lambda one: one.gain or 0.0) for pick in (max, min))
+    text += f"; alone best {tone.gain(best.gain or 0.0)} at {value_text(best.value)}"
+    return text + (f", worst {tone.gain(worst.gain or 0.0)} at {value_text(worst.value)}" if worst is not best else "")
+
+
+def stagnation(briefing: Briefing, untested: Sequence[str], tone: Tone) -> str:
+    """The instruction to change the kind of idea."""
+    mine = [one.hypothesis for one in briefing.findings if one.hypothesis.source != SAMPLER]
+    past = {"space", *(hypothesis.kind for hypothesis in mine[-LATELY:])}
+    if not any(key.endswith("class_path") for key in (*briefing.space, *untested)):
+        past.add("class")
+    kinds = ", ".join(kind for kind in get_args(Kind) if kind not in past)
+    keys = ", ".join(tone.names.get(key, key) for key in untested[:MOST_NAMED])
+    rounds = str(briefing.stale_rounds)
+    return filled("stagnation.md", rounds=rounds, kinds=kinds or "all were", keys=keys or "all were").rstrip("\n")
+
+
+def forecasts_text(briefing: Briefing) -> str:
+    """How right the forecasts were, in numbers."""
+    forecasts = forecasts_of(briefing.findings)
+    mine = score(one for one in forecasts if one.source != SAMPLER)
+    others = score(one for one in forecasts if one.source == SAMPLER)
+    if mine is None:
+        return ""
+    stated = sum(one.count * one.probability for one in mine.bins) / mine.count
+    kept = mine.keeps / mine.count
+    text = (
+        f"{mine.count} scored: you stated {stated:.2f} on average, {kept:.2f} were kept. Brier score {mine.brier:.3f} "
+        f"(lower is better); always stating {kept:.2f} would have scored {mine.brier_chance:.3f}"
+    )
+    if mine.coverage is not None:
+        text += f". {mine.coverage.value:.0%} of {mine.intervals} intervals held the measured gain, 80 % should"
+    if others is not None:
+        text += f". The sampler: Brier score {others.brier:.3f}, its constant {others.brier_chance:.3f}"
+    return f"{text}.{_advice(mine, stated - kept)}"
+
+
+def _advice(scores: Scores, excess: float) -> str:
+    """What to mend, where that is clear."""
+    parts = []
+    if scores.count >= 10 and abs(excess) > 0.1:
+        parts.append(f"State {'lower' if excess > 0 else 'higher'} probabilities.")
+    if scores.coverage is not None and not scores.coverage.low <= 0.8 <= scores.coverage.high:
+        parts.append(f"State {'wider' if scores.coverage.value < 0.8 else 'narrower'} intervals.")
+    return "".join(f" {part}" for part in parts)
+
+
+def open_questions(briefing: Briefing, untested: Sequence[str], tone: Tone) -> str:
+    """Open questions: keys never tested, bounds that the branch leans on."""
+    lines = []
+    for title, inside in (("Never tested", True), ("Not in the search space and never tested", False)):
+        names = [tone.names.get(key, key) for key in untested if (key in briefing.space) is inside]
+        if names:
+            rest = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            lines.append(f"{title}: {', '.join(names[:MOST_NAMED])}{rest}.")
+    leaning = [
+        f"{tone.names.get(key, key)} at its {end} bound" for key in briefing.space if (end := _leaning(briefing, key))
+    ]
+    if leaning:
+        lines.append(f"The branch leans on a bound: {', '.join(leaning[:MOST_NAMED])}.")
+    return "\n".join(lines)
+
+
+def _leaning(briefing: Briefing, key: str) -> str:
+    """`lower` or `upper` where the branch's value, moved there from the start, lies at a bound; else empty."""
+    domain, value = briefing.space[key], briefing.branch.get(key)
+    if isinstance(domain, Categorical) or isinstance(value, (bool, str)) or value is None:
+        return ""
+    if value == briefing.base.get(key) or (domain.scale == "log" and (value <= 0 or domain.low <= 0)):
+        return ""
+    position = domain.to_unit(value)
+    return "lower" if position <= LEAN else "upper" if position >= 1 - LEAN else ""
+
+
+def last_failure(briefing: Briefing, voice: Voice, tone: Tone) -> str:
+    """The newest failure: what was changed, how it ended, the last 10 lines."""
+    last = next((one for one in reversed(briefing.findings) if has_failed(one)), None)
+    if last is None:
+        return ""
+    lines = last.failure.strip().splitlines()
+    told = "\n".join([*lines[:1], *lines[1:][-10:]])
+    text = f"{last.hypothesis.id} r{last.round}: {change_of(last, tone)} ended as {last.status.value}"
+    return text + (f": {voice.quote(told, 700)}" if told else "")
+
+
+def newest_lines(earlier: Sequence[str], *, room: int) -> str:
+    """The newest lines that the history no longer holds as such, as many as fit, oldest first."""
+    title = "## Earlier results again, newest last"
+    left, count = room - len(title), 0
+    for line in reversed(earlier):
+        left -= len(line) + 1
+        if left < 0:
+            break
+        count += 1
+    return "\n".join((title, *earlier[-count:])) if count else ""

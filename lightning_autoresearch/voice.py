@@ -1,0 +1,92 @@
+"""Putting texts into a prompt: foreign ones made fit to be shown, ours filled in from `prompts/*.md`.
+
+Foreign is what comes from files, programs and models: documentation, tasks, research notes, failures, statements.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable
+from functools import cache
+from string import Template
+
+from lightning_autoresearch.bundled import resource
+from lightning_autoresearch.redaction import plain, redact
+from lightning_autoresearch.spec import Spec
+
+
+class Voice:
+    """Makes texts that are not ours fit to be shown.
+
+    Args:
+        spec: names the hidden metrics.
+        secrets: texts that may not be shown.
+    """
+
+    def __init__(self, spec: Spec, *, secrets: Collection[str] = ()):
+        guards = spec.guards
+        shown = {spec.objective.metric, *(guard.metric for guard in guards if not guard.hidden)}
+        hidden = {guard.metric for guard in guards if guard.hidden} - shown
+        self._secrets = secrets
+        self._hidden = _hidden_pattern(shown, hidden) if hidden else None
+
+    def clean(self, text: str, most: int) -> str:
+        """The text without control characters, secrets and hidden metrics, cut at `most` characters."""
+        text = redact(plain(text, most=len(text)), secrets=self._secrets)
+        if self._hidden is not None:
+            text = self._hidden.sub(lambda found: found["shown"] or "[hidden]", text)
+        return plain(text, most=most)
+
+    def verdict(self, sentence: str, most: int) -> str:
+        """The sentence of a decision, quoted; one that speaks of a hidden metric is told without its numbers."""
+        if self._hidden is not None and any(not found["shown"] for found in self._hidden.finditer(sentence)):
+            sentence = "Refused: a metric that is not shown here got worse."
+        return self.quote(sentence, most)
+
+    def quote(self, text: str, most: int) -> str:
+        """The same as a JSON string, at most `most` characters long in all."""
+        room = most - 2
+        while len(said := json_text(self.clean(text, max(room, 0)))) > most and room > 0:
+            room -= len(said) - most
+        return said
+
+
+def _hidden_pattern(shown: Iterable[str], hidden: Iterable[str]) -> re.Pattern[str]:
+    """Matches hidden metrics with the number that follows, and shown ones, which may contain a hidden one's name."""
+    one, other = (
+        "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) for names in (shown, hidden)
+    )
+    value = r"(?:[\"']?\s*[=:,]?\s*[-+]?\d[\d.]*(?:e[-+]?\d+)?)?"
+    return re.compile(rf"(?<![A-Za-z0-9])(?:(?P<shown>{one})|(?:{other}){value})(?![A-Za-z0-9])", flags=re.IGNORECASE)
+
+
+def json_text(text: str) -> str:
+    """A text as a JSON string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def filled(name: str, **values: str) -> str:
+    """A file of `prompts/` with its `$names` filled in; what is filled in is not looked at again."""
+    return Template(wording_of(name)).substitute(values)
+
+
+@cache
+def wording_of(name: str) -> str:
+    """A file of `prompts/` as it is."""
+    return resource("prompts", name).read_text(encoding="utf-8")
+
+
+def cut_lines(text: str, *, room: int, rest: str) -> str:
+    """The text, or its first lines that fit and how many do not."""
+    if len(text) <= room:
+        return text
+    lines = text.split("\n")
+    kept: list[str] = []
+    left = room - len(rest) - 12
+    for line in lines:
+        left -= len(line) + 1
+        if left < 0:
+            break
+        kept.append(line)
+    return "\n".join([*kept, f"and {len(lines) - len(kept)} {rest}"])
