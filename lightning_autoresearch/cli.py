@@ -73,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     check = _command(commands, "check", _check, "name every fault of a spec, without running it")
     _add_spec(check)
     check.add_argument(
-        "--deep", action="store_true", help="also build model, data and trainer and run two steps at every scale"
+        "--deep",
+        action="store_true",
+        help="also build model, data and trainer, run two steps at every scale, and ask the language model once",
     )
 
     status = _command(commands, "status", _status, "show a study, running or not")

@@ -1,4 +1,4 @@
-"""`check --deep`: build model, data and trainer at every scale and run two steps of each."""
+"""`check --deep`: build model, data and trainer at every scale and run two steps of each; ask the scientist once."""
 
 from __future__ import annotations
 
@@ -6,22 +6,32 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from lightning_autoresearch.chat import ChatMessage, ChatRequest
 from lightning_autoresearch.executor import make_executor
 from lightning_autoresearch.guards import broken_bounds
 from lightning_autoresearch.scales import Scale
-from lightning_autoresearch.spec import Spec
+from lightning_autoresearch.scientist import make_chat
+from lightning_autoresearch.spec import ScientistSettings, Spec
 from lightning_autoresearch.study import make_job, search_path
 from lightning_autoresearch.trial import Job, Purpose, Trial, TrialResult, TrialStatus
 
+QUESTION = 'Answer with one JSON object that fits the schema, and nothing else: {"ready": true}'
+READY: dict[str, Any] = {
+    "type": "object",
+    "properties": {"ready": {"type": "boolean"}},
+    "required": ["ready"],
+    "additionalProperties": False,
+}
 TWO_STEPS = {"max_steps": 2, "limit_val_batches": 2}
 
 
 def check_deeply(spec: Spec) -> Iterator[tuple[str, bool]]:
-    """Try every scale of a spec, one after the other.
+    """Try every scale of a spec, one after the other, then its scientist.
 
     Returns:
-        (a line in words, whether it is good) per scale.
+        (a line in words, whether it is good) per scale, and one for the scientist.
     """
     executor = make_executor(spec.execution, task=spec.task, search_path=search_path(spec))
     try:
@@ -35,6 +45,28 @@ def check_deeply(spec: Spec) -> Iterator[tuple[str, bool]]:
                 yield _in_words(spec, scale, result)
     finally:
         executor.close()
+    if spec.scientist is not None:
+        yield _ask_scientist(spec, spec.scientist)
+
+
+def _ask_scientist(spec: Spec, settings: ScientistSettings) -> tuple[str, bool]:
+    """One short question to the language model, as a study would ask it; a mailbox is only named."""
+    if settings.mailbox is not None:
+        return f"{spec.path}: scientist: requests will be left in {spec.path.parent / settings.mailbox}", True
+    request = ChatRequest(
+        key="check",
+        messages=(ChatMessage(role="system", content=QUESTION), ChatMessage(role="user", content="Are you there?")),
+        schema=READY,
+        max_tokens=settings.max_tokens,
+        timeout_seconds=settings.deadline_seconds,
+    )
+    reply = make_chat(spec).ask(request, stop=lambda: False)
+    where = f"{spec.path}: scientist {settings.model}"
+    if not reply.answered:
+        return f"{where}: {reply.outcome.value.replace('_', ' ')}: {reply.detail}", False
+    usage = reply.usage
+    tokens = f"{usage.input_tokens + usage.output_tokens} tokens" if usage else "tokens not counted by the server"
+    return f"{where}: answered as {reply.model} in {reply.seconds:.1f} s, format {reply.rung}, {tokens}", True
 
 
 def _short_job(spec: Spec, scale: Scale) -> Job:

@@ -8,6 +8,7 @@ ResearchError                 base: the message says what, where, and how to men
 │   └── StudyLocked           another process works on this study
 ├── StudyFailed               the study cannot go on: its baseline does not train (exit code 1)
 ├── RewriteError              a text cannot be edited as asked (defined in rewrite.py)
+├── UnseenPrompt              a replayed study asked what its record does not hold (defined in replay.py)
 ├── ExecutorError             the executor itself cannot work (no such device, server gone)
 └── TrialError                a trial has no usable result; becomes its record, never ends a study
     ├── MetricMissing         the objective or a guard was never logged

@@ -57,6 +57,16 @@ class Knob:
     in_task: bool = True
     """Whether the task has the key; else the default of the class's argument is in effect."""
 
+    def coerced(self, value: Any) -> Any:
+        """A number in the type that the knob has: 4.0 as 4 where it is whole, 1 as 1.0 where not, options as listed."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return value
+        if self.kind == "choice":
+            return next((one for one in self.options if not isinstance(one, bool) and one == value), value)
+        if self.kind == "int":
+            return int(value) if float(value).is_integer() else value
+        return float(value)
+
     def fault(self, value: Value) -> str:
         """Why the knob cannot hold a value, and what it can; empty where it can."""
         if self.kind == "choice":

@@ -106,7 +106,7 @@ def edit_refusal(
     `max_factor - 1` times the range's width or half that width, whichever is most, and never across zero; whole numbers
     always by one.
     A choice is widened only to options of its knob.  `add` takes a knob that is not in the space yet, with a domain
-    that suits its kind and contains its value.  The arguments are those of `space_after`.
+    that suits its kind, contains its value and has no value of another sign.  The arguments are those of `space_after`.
     """
     key, old, new = edit.key, space.domains.get(edit.key), edit.domain
     if edit.op == "add":
@@ -129,9 +129,18 @@ def _adding(knob: Knob | None, new: Domain | None) -> str:
         return "it is not among the keys that may be set"
     if new is None:
         return "a domain is missing"
-    if why := _unsound(new) or _unsuited(knob, new):
+    if why := _unsound(new) or _unsuited(knob, new) or _changes_sign(knob, new):
         return why
     return "" if new.contains(knob.value) else f"its value in revision 0, {knob.value!r}, is outside {new}"
+
+
+def _changes_sign(knob: Knob, domain: Domain) -> str:
+    """That a domain has values of the other sign than the knob's own; empty where it has none."""
+    ends = domain.choices if isinstance(domain, Categorical) else (domain.low, domain.high)
+    if knob.kind == "choice" or not isinstance(knob.value, (int, float)):
+        return ""
+    other = [end for end in ends if isinstance(end, (int, float)) and end * knob.value < 0]
+    return f"{other[0]!r} has another sign than its value in revision 0, {knob.value!r}" if other else ""
 
 
 def _unsound(domain: Domain) -> str:

@@ -4,8 +4,8 @@
         ...                    # server.url is the base_url
     assert len(server.requests) == 3
 
-Each request takes the next step of the script; the last step is repeated for ever.  A step may also be a function of the
-request that gives a step.  Each connection carries one request.
+Each request takes the next step of the script; the last step is repeated for ever.  The script may also be a function
+of the request that gives a step.  Each connection carries one request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -94,7 +94,7 @@ def answer(data: Any, **changes: Any) -> Step:
     return status(200, body=json.dumps(data).encode(), **changes)
 
 
-def error(code: int, message: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> Step:
+def error(code: int, message: str, /, *, headers: Mapping[str, str] | None = None, **more: Any) -> Step:
     """An error in the shape that OpenAI gives it."""
     return status(code, body=json.dumps({"error": {"message": message, **more}}).encode(), headers=headers)
 
@@ -216,12 +216,6 @@ def flood() -> Step:
     return step
 
 
-@dataclass(kw_only=True)
-class _Threads:
-    running: list[threading.Thread] = field(default_factory=list)
-    sockets: list[socket.socket] = field(default_factory=list)
-
-
 class FaultServer:
     """The server; a context manager that leaves no thread and no socket behind."""
 
@@ -230,7 +224,8 @@ class FaultServer:
         self._script = script if callable(script) else _in_turn(script)
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._open = _Threads()
+        self._threads: list[threading.Thread] = []
+        self._sockets: list[socket.socket] = []
 
     @property
     def url(self) -> str:
@@ -255,7 +250,7 @@ class FaultServer:
         self._acceptor.join(5)
         self._listener.close()
         with self._lock:
-            threads, sockets = list(self._open.running), list(self._open.sockets)
+            threads, sockets = list(self._threads), list(self._sockets)
         for connection in sockets:
             _shut(connection)
         for thread in threads:
@@ -269,8 +264,8 @@ class FaultServer:
                 return
             thread = threading.Thread(target=self._serve, args=(connection,), name="fault-server", daemon=True)
             with self._lock:
-                self._open.running.append(thread)
-                self._open.sockets.append(connection)
+                self._threads.append(thread)
+                self._sockets.append(connection)
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:

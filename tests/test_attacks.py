@@ -369,7 +369,7 @@ def test_texts_cannot_carry_terminal_escapes_or_hidden_characters() -> None:
     evil = "\x1b]0;x\x07\u202e\u2066a\u200b\x00\r\nbudget: {trials: 9}\x85\u2028# end"
     said = hypothesis(op(A + "width", 64, 96, why=evil), statement=evil, mechanism=evil)
     reading = read_reply(reply(said, analysis=evil), contract())
-    texts = [reading.analysis, reading.space_edits[0].why]
+    texts = [reading.analysis, reading.space_edits[0].why.removeprefix("it is set by: ")]
     texts += [getattr(reading.hypotheses[0], name) for name in ("statement", "mechanism")]
     assert set(texts) == {"]0;xa budget: {trials: 9} # end"}
 
@@ -380,7 +380,14 @@ SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 300), st.integers(), st.floats(), st.floats(0, 1), st.text(max_size=8),
     st.sampled_from(["gelu", "silu", "learned", "os.system", "${x}", "1e-3", 0.002, 0.004, 3, 96]),
 )  # fmt: skip
-VALUES = st.recursive(SCALARS, lambda below: st.lists(below, max_size=2) | st.dictionaries(st.text(max_size=4), below, max_size=2), max_leaves=4)  # fmt: skip
+KEYS = ["analysis", "hypotheses", "ops", "op", "path", "value_json", "kind", "x"]
+
+
+def nested(below: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(below, max_size=3) | st.dictionaries(st.sampled_from(KEYS), below, max_size=4)
+
+
+VALUES = st.recursive(SCALARS, nested, max_leaves=4)
 GARBAGE = ["/decision/alpha", "/task", "", "/task/trainer/max_steps", "/search_space/trainer.max_steps", LR_PATH + "/"]
 
 
@@ -426,22 +433,8 @@ def test_whatever_a_reply_says_only_knobs_change_and_the_protected_digest_stays(
     assert_harmless(read_reply(reply(*said), now), now)
 
 
-JSON = st.recursive(
-    SCALARS,
-    lambda below: (
-        st.lists(below, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["analysis", "hypotheses", "ops", "op", "path", "value_json", "kind", "x"]),
-            below,
-            max_size=4,
-        )
-    ),
-    max_leaves=20,
-)
-
-
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=JSON, before=st.text(max_size=20), after=st.text(max_size=20))
+@given(data=st.recursive(SCALARS, nested, max_leaves=20), before=st.text(max_size=20), after=st.text(max_size=20))
 def test_no_text_at_all_makes_the_reader_fail(data: Any, before: str, after: str) -> None:
     now = contract()
     text = before + json.dumps({"analysis": "", "hypotheses": data}) + after

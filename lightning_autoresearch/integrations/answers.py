@@ -82,7 +82,7 @@ def reply_of(answer: Answer, *, settings: ScientistSettings, url: str) -> ChatRe
     return ChatReply(
         outcome=outcome,
         detail=_joined(f"status {answer.status}", _said(answer), hint),
-        may_cost=answer.status >= 500 and answer.status not in _REFUSED_TO_WORK,
+        may_cost=answer.status >= 500 and answer.status not in _REFUSED_TO_WORK and outcome is not Outcome.TOO_LONG,
         retry_after_seconds=retry_after,
     )
 
@@ -237,7 +237,7 @@ def _said(answer: Answer) -> str:
     for place in (_object(_object(data).get("error")), _object(data)):
         for name in ("message", "error", "detail", "msg"):
             if isinstance(place.get(name), str):
-                return _short(place[name])
+                return _short(place[name]).rstrip(".")
     if data is not None:
         return _short(_ECHO.sub("", " ".join(_strings(data))))
     text = answer.body[:20000].decode(errors="replace").strip()
