@@ -272,7 +272,7 @@ class Line:
         if reply.answered:
             return reply
         parts = [reply.detail or reply.outcome.value]
-        if reply.retry_after_seconds is not None:
+        if reply.retry_after_seconds is not None and "asked again" not in reply.detail:
             parts.append(f"it can be asked again in {reply.retry_after_seconds:.0f} s")
         if reply.outcome is Outcome.TRUNCATED:
             parts.append(f"raise scientist.max_tokens, now {self._settings.max_tokens}")

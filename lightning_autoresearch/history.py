@@ -241,10 +241,8 @@ def seconds_text(seconds: float) -> str:
 
 def _gate_line(gate: GateFinding, tone: Tone) -> str:
     verdict = "PASSED" if gate.promoted else "not passed"
-    told = ", ".join(gate.hypotheses[:8]) + (" and others" if len(gate.hypotheses) > 8 else "")
-    return (
-        f"gate r{gate.round} at scale {gate.scale}, {told or 'nothing kept'}: {verdict}. {tone.say(gate.sentence, 110)}"
-    )
+    told = " ".join(gate.hypotheses[:8]) + (" and others" if len(gate.hypotheses) > 8 else "")
+    return f"gate r{gate.round} at {gate.scale}: {told or 'nothing'} {verdict} {tone.say(gate.sentence, 100)}"
 
 
 # ------------------------------------------------------------------------------------------------------------ summaries

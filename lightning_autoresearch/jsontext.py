@@ -19,7 +19,7 @@ MAX_LEVELS = 40
 LARGEST_WHOLE = 2**53
 """Largest whole number on either side of zero: beyond it floats skip whole numbers."""
 
-_STRAY_BRACES = 16  # starts of an object that never ends, before the search is given up
+_STRAY_BRACES = 8  # starts of an object that never ends, before the search is given up
 _UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs"})
 
 

@@ -242,7 +242,7 @@ def _cut(start: int, text: str) -> Iterator[tuple[int, str]]:
 
 # -------------------------------------------------------------------------------------------------------------- ranking
 def _words(texts: Sequence[str]) -> list[list[str]]:
-    """The words that count of each text: two letters or more, cut at dots and underscores; neither common nor plural."""
+    """The words that count of each text: two letters or more, cut at dots and underscores, no common ones."""
     words: list[list[str]] = _bm25s().tokenize(
         list(texts),
         token_pattern=r"(?u)[^\W_]{2,}",

@@ -76,7 +76,9 @@ LEAST_CLASS = 240
 LEAST_KEYS = 2000
 """Fewest characters for the table of keys, where there are as many."""
 MOST_TASK_CHARACTERS = 4000
-"""Length at which the task is cut."""
+"""Length above which the task is left out; what may be edited of it stands in the table of keys."""
+MOST_SCALE_CHARACTERS = 200
+"""Length at which the settings of a scale are cut."""
 LEAST_NOW = 1400
 """Fewest characters for both of these."""
 QUOTE_CHARACTERS = 600
@@ -85,6 +87,10 @@ OPEN_QUOTE_CHARACTERS = 300
 """The same for one on an open question."""
 FAULTS_CHARACTERS = 6000
 """Largest length of the faults that are sent back with a reply."""
+FAILURE_CHARACTERS = (900, 400, 200)
+"""Lengths of the last failure's text, the first that fits."""
+REFUSAL_CHARACTERS = 160
+"""Length at which a refusal is cut."""
 STALE_ROUNDS = 2
 """Rounds without a promotion after which another kind of idea is asked for."""
 DIGITS = 3.0
@@ -223,8 +229,8 @@ def _study(dossier: Dossier, *, room: int, voice: Voice, tone: Tone) -> str:
     knobs = _knobs(dossier, room=max(int(0.6 * left), min(left, LEAST_KEYS)), voice=voice)
     left -= len(knobs)
     title = "\n## The task in revision 0\n"
-    task = voice.clean(json.dumps(dossier.spec.task, ensure_ascii=False, default=str), most=MOST_TASK_CHARACTERS)
-    if len(title) + len(task) + 1 <= left:
+    task = voice.tree(dossier.spec.task)
+    if len(title) + len(task) + 1 <= min(left, MOST_TASK_CHARACTERS):
         parts.append(f"{title}{task}\n")
         left -= len(parts[-1])
     title = "\n## The classes of the task, from their source\n"
@@ -264,7 +270,7 @@ def _guards(spec: Spec) -> str:
 
 
 def _scales(spec: Spec, voice: Voice) -> str:
-    names = [f"{scale.name} {voice.clean(json.dumps(scale.set, default=str), 200)}" for scale in spec.scales]
+    names = [f"{scale.name} {voice.tree(scale.set)[:MOST_SCALE_CHARACTERS]}" for scale in spec.scales]
     if len(names) == 1:
         return f"{names[0]}; hypotheses are screened and gated at it"
     adopt = spec.decision.adopt_at or spec.scales.target.name
@@ -359,7 +365,7 @@ def _goal_quotes(dossier: Dossier, voice: Voice) -> tuple[Passage, ...]:
         return ()
     spec = dossier.spec
     abouts = (dossier.knobs[key].about for key in spec.search_space if key in dossier.knobs)
-    query = " ".join((spec.goal, spec.objective.metric, *dossier.knobs, *abouts))
+    query = " ".join((spec.goal, spec.objective.metric, *spec.search_space, *abouts))
     picked = []
     left = NOTES_SHARE * _characters(dossier) // (1 if _characters(dossier) >= FULL_CHARACTERS else 2)
     for passage in _shown(dossier.library.search(query, count=20), voice):
@@ -408,8 +414,8 @@ def _now(dossier: Dossier, briefing: Briefing, *, room: int, earlier: Sequence[s
     space = space_table(briefing, records, room=left, tone=tone)
     left -= len(space)
     parts = [quoted] if quoted else []
-    for part in _sections(dossier, briefing, untested=untested, voice=voice, tone=tone):
-        if len(part) + 2 <= left:
+    for variants in _sections(dossier, briefing, untested=untested, voice=voice, tone=tone):
+        if part := next((one for one in variants if len(one) + 2 <= left), ""):
             parts.append(part)
             left -= len(part) + 2
     if newest := newest_lines(earlier, room=left - 2):
@@ -449,18 +455,19 @@ def _asked(briefing: Briefing) -> str:
 
 def _sections(
     dossier: Dossier, briefing: Briefing, *, untested: Sequence[str], voice: Voice, tone: Tone
-) -> Iterator[str]:
-    """What else is worth saying, in order of weight; what does not fit is left out."""
+) -> Iterator[Sequence[str]]:
+    """What else is worth saying, in order of weight, each as long and short as there is room for."""
     if briefing.stale_rounds >= STALE_ROUNDS:
-        yield stagnation(briefing, untested, tone)
+        yield [stagnation(briefing, untested, tone)]
     if told := forecasts_text(briefing):
-        yield f"## Your forecasts so far\n{told}"
+        yield [f"## Your forecasts so far\n{told}"]
+    if last_failure(briefing, voice, tone, most=2):
+        yield [f"## Last failure\n{last_failure(briefing, voice, tone, most=most)}" for most in FAILURE_CHARACTERS]
     if told := open_questions(briefing, untested, tone):
-        yield f"## Open\n{told}"
-    if told := last_failure(briefing, voice, tone):
-        yield f"## Last failure\n{told}"
+        yield [f"## Open\n{told}"]
     if briefing.refusals:
-        yield "## Refused lately\n" + "\n".join(voice.quote(why, 160) for why in briefing.refusals[-3:])
+        quoted = [voice.quote(why, REFUSAL_CHARACTERS) for why in briefing.refusals]
+        yield ["\n".join(("## Refused lately", *quoted[-count:])) for count in (3, 1)]
 
 
 def _untested(dossier: Dossier, briefing: Briefing, records: Mapping[str, KeyRecord]) -> list[str]:
@@ -475,8 +482,8 @@ def _open_quotes(dossier: Dossier, untested: Sequence[str], voice: Voice) -> tup
     untested = untested[:5]
     abouts = [dossier.knobs[key].about for key in untested if key in dossier.knobs]
     known = _goal_quotes(dossier, voice)
-    found = _shown(dossier.library.search(" ".join((*untested, *abouts)), count=len(known) + 1), voice)
-    return tuple(passage for passage in found if passage not in known)[:1]
+    found = _shown(dossier.library.search(" ".join((*untested, *abouts)), count=1), voice)
+    return tuple(passage for passage in found if passage not in known)
 
 
 def _open_notes(dossier: Dossier, untested: Sequence[str], voice: Voice) -> str:

@@ -28,10 +28,14 @@ TABLE_SHARE = 0.75
 
 
 def space_table(briefing: Briefing, records: Mapping[str, KeyRecord], *, room: int, tone: Tone) -> str:
-    """The search space as a table, with domains as JSON and the record of tests where that fits."""
+    """The search space as a table, with domains as JSON and the record of tests where that fits.
+
+    Keys that were taken out of it follow: the branch still has a value of them, not always the one of revision 0.
+    """
     text = ""
+    keys = dict.fromkeys([*briefing.space, *briefing.branch])
     for shape in ("full", "short", "brief", "bare"):
-        rows = [_row(key, briefing, records.get(key), shape=shape, tone=tone) for key in briefing.space]
+        rows = [_row(key, briefing, records.get(key), shape=shape, tone=tone) for key in keys]
         text = "\n".join(rows)
         if len(text) <= TABLE_SHARE * room:
             return text
@@ -39,12 +43,15 @@ def space_table(briefing: Briefing, records: Mapping[str, KeyRecord], *, room: i
 
 
 def _row(key: str, briefing: Briefing, record: KeyRecord | None, *, shape: str, tone: Tone) -> str:
-    name, domain = tone.names.get(key, key), briefing.space[key]
+    name, domain = tone.names.get(key, key), briefing.space.domains.get(key)
     branch, incumbent = (value_text(values.get(key)) for values in (briefing.branch, briefing.incumbent))
     now = branch if branch == incumbent else f"{branch} ({incumbent})"
+    if domain is None:
+        shown = "not in the search space"
+    else:
+        shown = _as_json(domain) if shape == "full" else _in_words(domain)
     if shape == "bare":
-        return f"{name} | {_in_words(domain)} | {now}"
-    shown = _as_json(domain) if shape == "full" else _in_words(domain)
+        return f"{name} | {shown} | {now}"
     return f"{name} | {shown} | {now} | {_record_text(record, tone, brief=shape == 'brief')}"
 
 
@@ -142,15 +149,15 @@ def _leaning(briefing: Briefing, key: str) -> str:
     return "lower" if position <= LEAN else "upper" if position >= 1 - LEAN else ""
 
 
-def last_failure(briefing: Briefing, voice: Voice, tone: Tone) -> str:
-    """The newest failure: what was changed, how it ended, the last 10 lines."""
+def last_failure(briefing: Briefing, voice: Voice, tone: Tone, *, most: int) -> str:
+    """The newest failure: what was changed, how it ended, the last 10 lines in at most so many characters."""
     last = next((one for one in reversed(briefing.findings) if has_failed(one)), None)
     if last is None:
         return ""
     lines = last.failure.strip().splitlines()
     told = "\n".join([*lines[:1], *lines[1:][-10:]])
     text = f"{last.hypothesis.id} r{last.round}: {change_of(last, tone)} ended as {last.status.value}"
-    return text + (f": {voice.quote(told, 700)}" if told else "")
+    return text + (f": {voice.quote(told, most)}" if told else "")
 
 
 def newest_lines(earlier: Sequence[str], *, room: int) -> str:

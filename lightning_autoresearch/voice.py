@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from string import Template
 
 from lightning_autoresearch.bundled import resource
 from lightning_autoresearch.redaction import plain, redact
 from lightning_autoresearch.spec import Spec
+
+MOST_CHARACTERS = 20_000
+"""A text that is longer is looked at no further."""
+MOST_LEAF = 1_000
+"""Length at which a text within data is cut."""
+CUT = " [...] "
+"""What stands where something was cut out."""
+CUT_CHARACTERS = 2_000
+"""What is then dropped at its end, so that no half of a secret stays there."""
 
 
 class Voice:
@@ -30,13 +39,33 @@ class Voice:
         hidden = {guard.metric for guard in guards if guard.hidden} - shown
         self._secrets = secrets
         self._hidden = _hidden_pattern(shown, hidden) if hidden else None
+        self._known: dict[str, str] = {}
 
     def clean(self, text: str, most: int) -> str:
-        """The text without control characters, secrets and hidden metrics, cut at `most` characters."""
-        text = redact(plain(text, most=len(text)), secrets=self._secrets)
-        if self._hidden is not None:
-            text = self._hidden.sub(lambda found: found["shown"] or "[hidden]", text)
-        return plain(text, most=most)
+        """The text without control characters, secrets and hidden metrics, cut in the middle at `most` characters."""
+        if text not in self._known:
+            self._known[text] = self._cleaned(text)
+        return _cut(self._known[text], most)
+
+    def tree(self, data: object) -> str:
+        """Plain data as JSON, with every text in it cleaned."""
+        return json.dumps(self._tree(data), ensure_ascii=False, default=str)
+
+    def _tree(self, node: object) -> object:
+        if isinstance(node, Mapping):
+            return {self.clean(str(key), MOST_LEAF): self._tree(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [self._tree(one) for one in node]
+        return self.clean(node, MOST_LEAF) if isinstance(node, str) else node
+
+    def _cleaned(self, text: str) -> str:
+        """The whole text, cleaned; of one that is far too long the beginning, without half a secret at its end."""
+        cleaned = redact(plain(text[:MOST_CHARACTERS], most=MOST_CHARACTERS), secrets=self._secrets)
+        if len(text) > MOST_CHARACTERS:
+            cleaned = cleaned[:-CUT_CHARACTERS]
+        if self._hidden is None:
+            return cleaned
+        return self._hidden.sub(lambda found: found["shown"] or "[hidden]", cleaned)
 
     def verdict(self, sentence: str, most: int) -> str:
         """The sentence of a decision, quoted; one that speaks of a hidden metric is told without its numbers."""
@@ -45,11 +74,20 @@ class Voice:
         return self.quote(sentence, most)
 
     def quote(self, text: str, most: int) -> str:
-        """The same as a JSON string, at most `most` characters long in all."""
+        """The same as a JSON string, at most `most` characters long in all (two at least)."""
         room = most - 2
         while len(said := json_text(self.clean(text, max(room, 0)))) > most and room > 0:
-            room -= len(said) - most
+            room -= max(1, (len(said) - most) // 2)
         return said
+
+
+def _cut(text: str, most: int) -> str:
+    """The text, or its beginning and its end."""
+    if len(text) <= most:
+        return text
+    front = max(0, most - len(CUT)) * 2 // 3
+    back = max(0, most - len(CUT) - front)
+    return (text[:front] + CUT + text[len(text) - back :])[:most]
 
 
 def _hidden_pattern(shown: Iterable[str], hidden: Iterable[str]) -> re.Pattern[str]:
@@ -57,7 +95,7 @@ def _hidden_pattern(shown: Iterable[str], hidden: Iterable[str]) -> re.Pattern[s
     one, other = (
         "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) for names in (shown, hidden)
     )
-    value = r"(?:[\"']?\s*[=:,]?\s*[-+]?\d[\d.]*(?:e[-+]?\d+)?)?"
+    value = r"(?:_step|_epoch)?(?:[\"']?\s*[=:,]?\s*[-+]?\d[\d.]*(?:e[-+]?\d+)?)?"
     return re.compile(rf"(?<![A-Za-z0-9])(?:(?P<shown>{one})|(?:{other}){value})(?![A-Za-z0-9])", flags=re.IGNORECASE)
 
 

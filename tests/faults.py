@@ -305,6 +305,8 @@ def _receive(connection: socket.socket) -> Received | None:
         if not chunk:
             return None
         data += chunk
+        if data[:1] == b"\x16":  # somebody tries to speak TLS
+            return None
     head, _, body = data.partition(b"\r\n\r\n")
     first, *rest = head.decode("latin-1").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}

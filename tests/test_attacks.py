@@ -79,7 +79,8 @@ def test_no_section_that_judges_can_be_named(section: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/decision/alpha", "/decision/rule", "/objective/mode", "/guards/0/hidden", "/guards/-", "/scales/0/set/trainer.max_steps",
+        "/decision/alpha", "/decision/rule", "/objective/mode", "/guards/0/hidden", "/guards/-",
+        "/scales/0/set/trainer.max_steps",
         "/budget/trials", "/scientist/base_url", "/policy/max_factor", "/policy/editable/-", "/execution/executor",
         "/tracking/wandb", "/version", "/name", "/goal",
     ],
@@ -91,11 +92,16 @@ def test_no_value_that_judges_can_be_named(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "", "/", "#", "/task", "/task/", "/task/model", "/task/model/init_args", "/task/model/class_path", "/search_space",
-        "/task/model/init_args/lr/", "//task/model/init_args/lr", "/task//model/init_args/lr", "task/model/init_args/lr",
-        "/task/model/init_args/./lr", "/task/data/../model/init_args/lr", "/task/model/init_args/lr/../../../../decision/alpha",
-        "/task/model~1init_args~1lr", "/task/model/init_args~1lr", "/task/model/init_args/l%72", "%2Ftask%2Fmodel", "~0task",
-        "/task/model.init_args.lr", "model.init_args.lr", "task.model.init_args.lr", "/task/model/init_args/lr#", "#" + LR_PATH,
+        "", "/", "#", "/task", "/task/", "/task/model", "/task/model/init_args", "/task/model/class_path",
+        "/search_space",
+        "/task/model/init_args/lr/", "//task/model/init_args/lr", "/task//model/init_args/lr",
+        "task/model/init_args/lr",
+        "/task/model/init_args/./lr", "/task/data/../model/init_args/lr",
+        "/task/model/init_args/lr/../../../../decision/alpha",
+        "/task/model~1init_args~1lr", "/task/model/init_args~1lr", "/task/model/init_args/l%72", "%2Ftask%2Fmodel",
+        "~0task",
+        "/task/model.init_args.lr", "model.init_args.lr", "task.model.init_args.lr", "/task/model/init_args/lr#",
+        "#" + LR_PATH,
         "/search_space/model/init_args/lr", "/search_space/model.init_args.lr/high", "/search_space/model.init_args",
         "/search_space/-", "/search_space/", "/search_space/*", "/task/model/init_args/*", "/task/model/init_args/-",
         "/task/model/init_args/0", "/task/0", "/0", "$.task.model.init_args.lr", "/task/model/init_args/lr\n",
@@ -126,7 +132,8 @@ def test_what_decides_how_long_and_on_what_is_trained_cannot_be_named(path: str)
         LR_PATH.upper(), "/Task/model/init_args/lr", "/task/model/init_args/LR",
         "/task/mоdel/init_args/lr", "/task/model/init_args/Ir", "/tаsk/model/init_args/lr",
         "/task/model/init_args/ｌｒ", "/task/model/init_args/l\u0072\u0301", "/task/model/init_args/lr\u200b",
-        "\ufeff" + LR_PATH, "/task/model/init_args/l\u00adr", "/task\u2044model/init_args/lr", "∕task∕model∕init_args∕lr",
+        "\ufeff" + LR_PATH, "/task/model/init_args/l\u00adr", "/task\u2044model/init_args/lr",
+        "∕task∕model∕init_args∕lr",
         "/task/model/init\uff3fargs/lr", "/task/model/init_args/\u202elr",
     ],
 )  # fmt: skip
@@ -158,8 +165,10 @@ def test_a_number_can_only_be_a_number(value: Any) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "NaN", "Infinity", "-Infinity", "1e400", "-1e400", "1" + "0" * 400, "9" * 18, ".inf", "nan", "0x10", "1_000", "03", "+3",
-        "3,", "3 4", "{}{}", "[" * 1000 + "]" * 1000, '{"a":' * 60 + "1" + "}" * 60, "'3'", "three", "0.003\x00", "\ufeff3",
+        "NaN", "Infinity", "-Infinity", "1e400", "-1e400", "1" + "0" * 400, "9" * 18, ".inf", "nan", "0x10", "1_000",
+        "03", "+3",
+        "3,", "3 4", "{}{}", "[" * 1000 + "]" * 1000, '{"a":' * 60 + "1" + "}" * 60, "'3'", "three", "0.003\x00",
+        "\ufeff3",
         "!!float 3", "- 3", "a: 3", "---\n3\n...", "*a", "<<: 3", "0.003 #",
     ],
 )  # fmt: skip
@@ -180,7 +189,8 @@ def test_a_whole_number_stays_whole_and_in_reach(value: float) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "tanh", "GELU", "gelu ", "ｇelu", "silu\u200b", "os.system", "torch.nn.GELU", "recipes.gpt.GPT", "__import__('os')",
+        "tanh", "GELU", "gelu ", "ｇelu", "silu\u200b", "os.system", "torch.nn.GELU", "recipes.gpt.GPT",
+        "__import__('os')",
         "${oc.env:HOME}", "../../etc/passwd", "gelu\nlr: 9", "gelu # x", "{class_path: x}", 0, 1, True, None, ["silu"],
     ],
 )  # fmt: skip
@@ -205,8 +215,10 @@ def test_an_op_on_a_value_that_is_not_there_any_more_does_nothing(old: Any) -> N
     "domain",
     [
         {**LR_DOMAIN, "high": 1.0}, {**LR_DOMAIN, "high": 1e300}, {**LR_DOMAIN, "low": 0.0}, {**LR_DOMAIN, "low": -1.0},
-        {**LR_DOMAIN, "scale": "linear"}, {**LR_DOMAIN, "type": "int"}, {**LR_DOMAIN, "step": 1}, {**LR_DOMAIN, "high": True},
-        {**LR_DOMAIN, "high": "0.1"}, {**LR_DOMAIN, "low": 0.03, "high": 0.0001}, {"type": "categorical", "choices": [0.001, "os.system"]},
+        {**LR_DOMAIN, "scale": "linear"}, {**LR_DOMAIN, "type": "int"}, {**LR_DOMAIN, "step": 1},
+        {**LR_DOMAIN, "high": True},
+        {**LR_DOMAIN, "high": "0.1"}, {**LR_DOMAIN, "low": 0.03, "high": 0.0001},
+        {"type": "categorical", "choices": [0.001, "os.system"]},
         {"type": "categorical", "choices": [[0.001]]}, {"type": "categorical", "choices": []}, [LR_DOMAIN], "float", 1,
         {**LR_DOMAIN, "class_path": "os.system"}, {**LR_DOMAIN, "__proto__": {}},
     ],
@@ -347,9 +359,9 @@ def test_a_second_object_in_the_reply_does_not_count(name: str) -> None:
     ],
 )
 def test_a_huge_or_deep_reply_costs_little_and_does_nothing(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     reading = read_reply(text, contract(wanted=10**6))
-    assert time.perf_counter() - started < 20.0  # measured: 2 s for the worst of them
+    assert time.process_time() - started < 20.0  # measured: 2 s for the worst of them
     assert nothing_changes(reading)
     assert sum(map(len, reading.faults)) < 30_000
 
@@ -393,43 +405,52 @@ GARBAGE = ["/decision/alpha", "/task", "", "/task/trainer/max_steps", "/search_s
 
 @st.composite
 def random_ops(draw: st.DrawFn) -> dict[str, Any]:
-    """An op that is often legal, and otherwise wrong in one or another way."""
-    now = contract()
+    """An op that is legal more often than not, and otherwise wrong in one way or another."""
+    now, wrong = contract(), st.integers(0, 15).map(lambda number: number == 9)
     key = draw(st.sampled_from(list(now.knobs)))
     knob, here = now.knobs[key], now.here(key)
-    if draw(st.integers(0, 2)):
-        values = st.sampled_from(knob.options) if knob.kind == "choice" else st.floats(0.2, 5).map(lambda by: by * here)
-        value = draw(st.one_of(values, values, VALUES))
+    if draw(st.integers(0, 3)):
+        near = st.floats(0.4, 2.5).map(lambda by: float(f"{by * (here or 0.04):.3g}"))
+        value = draw(VALUES if draw(wrong) else st.sampled_from(knob.options) if knob.kind == "choice" else near)
         value = round(value) if knob.kind == "int" and isinstance(value, float) and math.isfinite(value) else value
         path, name = join_pointer("task", *key.split(".")), "set"
     else:
-        low, high = (draw(st.floats(0.0, 1.0) | st.floats(0.0, 100.0) | st.integers(0, 200)) for _ in range(2))
-        kinds = st.sampled_from(["float", "int"])
-        value = {"type": draw(kinds), "low": low, "high": high, "scale": draw(st.sampled_from(["log", "linear", "x"]))}
-        value = draw(st.sampled_from([value, {"type": "categorical", "choices": [low, high, *knob.options]}, None]))
-        here = codec.to_json(now.space[key]) if key in now.space else None
-        path, name = join_pointer("search_space", key), draw(st.sampled_from(["add", "widen", "remove", "set"]))
-    path = draw(st.sampled_from([path] * 12 + GARBAGE))
+        path, name = join_pointer("search_space", key), draw(st.sampled_from(["widen", "set"]))
+        here, value = draw(random_domains(key, wrong=wrong))
+        name = "add" if here is None else draw(st.sampled_from(["widen", "set", "remove"]))
+        value = None if name == "remove" else value
     return {
-        "op": name,
-        "path": path,
-        "old_json": json.dumps(draw(st.sampled_from([here] * 12 + [1, None]))),
+        "op": draw(st.sampled_from(["set", "add", "widen", "remove"])) if draw(wrong) else name,
+        "path": draw(st.sampled_from(GARBAGE)) if draw(wrong) else path,
+        "old_json": json.dumps(draw(VALUES) if draw(wrong) else here),
         "value_json": json.dumps(value),
         "why": draw(st.text(max_size=5)),
     }
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    batch=st.lists(st.lists(random_ops(), min_size=1, max_size=3), min_size=1, max_size=3),
-    kinds=st.lists(st.sampled_from(["value", "value", "space"]), min_size=3, max_size=3),
-)
-def test_whatever_a_reply_says_only_knobs_change_and_the_protected_digest_stays(batch: Any, kinds: Any) -> None:
+@st.composite
+def random_domains(draw: st.DrawFn, key: str, *, wrong: st.SearchStrategy[bool]) -> tuple[Any, Any]:
+    """The domain of a key as it is, and another one."""
     now = contract()
-    said = [
-        hypothesis(*ops, kind=kind if any(one["op"] == "set" for one in ops) else "space")
-        for ops, kind in zip(batch, kinds, strict=False)
-    ]
+    knob, old = now.knobs[key], now.space.domains.get(key)
+    data = None if old is None else codec.to_json(old)
+    if draw(wrong):
+        return data, draw(VALUES)
+    if knob.kind == "choice":
+        return data, {"type": "categorical", "choices": draw(st.permutations(knob.options))}
+    low, high = (data["low"], data["high"]) if data else (knob.value, knob.value)
+    low, high = low * draw(st.floats(0.2, 1.0)), high * draw(st.floats(1.0, 5.0)) + draw(st.sampled_from([0, 1]))
+    if knob.kind == "int":
+        low, high = int(low), int(high)
+    return data, {"type": knob.kind, "scale": "log" if low > 0 else "linear", **(data or {}), "low": low, "high": high}
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(batch=st.lists(st.lists(random_ops(), min_size=1, max_size=2), min_size=1, max_size=3))
+def test_whatever_a_reply_says_only_knobs_change_and_the_protected_digest_stays(batch: Any) -> None:
+    now = contract()
+    in_task = [any(one["path"].startswith("/task") for one in ops) for ops in batch]
+    said = [hypothesis(*ops, kind="value" if task else "space") for ops, task in zip(batch, in_task, strict=True)]
     assert_harmless(read_reply(reply(*said), now), now)
 
 

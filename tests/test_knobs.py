@@ -75,7 +75,7 @@ def test_arguments_of_the_model_are_knobs_with_their_value_in_revision_0(folder:
 def test_text_seeds_code_and_interpolations_are_no_knobs_even_where_the_task_has_them(folder: Path) -> None:
     arguments = {
         "name": "a", "path": "/x", "seed": 1, "init_seed": 1, "random_state": 1, "seed_offset": 1, "_hidden": 2.0,
-        "code": "b", "one": "only", "size": "big", "act": "tanh", "text_of_mine": "${oc.env:HOME}", "_target_": "os.system",
+        "code": "b", "one": "only", "size": "big", "act": "tanh", "mine": "${oc.env:HOME}", "_target_": "os.system",
         "class_path": "a", "dict_kwargs": {"a": 1}, "deep": {"a": {"b": 1}}, "a.b": 3, "list": [1, 2], "when": None,
     }  # fmt: skip
     task = {"model": {"class_path": "models.Net", "init_args": arguments}}
@@ -209,7 +209,15 @@ def test_every_other_difference_of_a_task_is_named() -> None:
     assert problems[0] == "/task/model/init_args/width: 8 -> 9: this key is not editable"
     assert problems[1].startswith("/task/trainer")
     assert problems[2] == "class_path: 'os.system' is neither in the spec nor allowed by it"
-    assert guard_task(TASK, task, allowed_keys=[A + "lr", A + "width", "trainer", "model.class_path"], allowed_classes=["os.system"]) == ()  # fmt: skip
+    assert (
+        guard_task(
+            TASK,
+            task,
+            allowed_keys=[A + "lr", A + "width", "trainer", "model.class_path"],
+            allowed_classes=["os.system"],
+        )
+        == ()
+    )
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", {"_target_": "os.system"}, [{"class_path": "os.system"}]])
@@ -252,7 +260,9 @@ def test_after_a_switch_arguments_that_the_class_does_not_take_are_left_out(
 
 
 def test_a_switch_inside_of_what_is_left_out_does_no_harm(folder: Path) -> None:
-    task = apply_overrides(TASK, {"model.class_path": "models.Wide", A + "opt.class_path": "models.Wide", A + "opt.init_args.z": 1})  # fmt: skip
+    task = apply_overrides(
+        TASK, {"model.class_path": "models.Wide", A + "opt.class_path": "models.Wide", A + "opt.init_args.z": 1}
+    )
     assert unfitting_keys(task, base_task=TASK, class_texts=texts(folder)) == (A + "opt",)
     inner = apply_overrides(TASK, {A + "opt.class_path": "models.Wide", A + "opt.init_args.z": 1})
     assert fitted(inner, base_task=TASK, class_texts=texts(folder))["model"]["init_args"]["opt"]["init_args"] == {}

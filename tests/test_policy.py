@@ -116,10 +116,16 @@ def test_sound_edits_of_the_space_are_applied_in_order():
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        (edit("narrow", "lr", Float(low=0.01, high=0.1, scale="log")), "the present value 0.003 is outside 0.01 to 0.1"),
+        (
+            edit("narrow", "lr", Float(low=0.01, high=0.1, scale="log")),
+            "the present value 0.003 is outside 0.01 to 0.1",
+        ),
         (edit("narrow", "act", Categorical(choices=("gelu",))), "needs two or more distinct choices"),
         (edit("widen", "lr", Float(low=0.1, high=0.1, scale="log")), "low 0.1 is not below high 0.1"),
-        (edit("widen", "nothing", Float(low=0.0, high=1.0)), "nothing cannot be widened: it is not in the search space"),
+        (
+            edit("widen", "nothing", Float(low=0.0, high=1.0)),
+            "nothing cannot be widened: it is not in the search space",
+        ),
         (edit("freeze", "nothing"), "it is not in the search space"),
         (edit("widen", "lr"), "a domain is missing"),
         (edit("widen", "lr", Float(low=0.0, high=0.4, scale="log")), "scale log needs a low above 0"),
@@ -133,7 +139,7 @@ def test_sound_edits_of_the_space_are_applied_in_order():
         (edit("add", "drop", Float(low=0.0, high=0.9)), "drop cannot be added: it is in the search space already"),
         (edit("add", "width", Integer(low=1, high=9)), "it is not among the keys that may be set"),
     ],
-)  # fmt: skip
+)
 def test_an_edit_that_makes_no_sense_is_refused_with_the_reason(bad, why):
     with pytest.raises(AssertionError, match=why):
         raise AssertionError(reason(bad))
@@ -223,7 +229,9 @@ def test_a_domain_that_does_not_suit_the_knob_is_refused(key, domain, why):
 
 def test_an_added_domain_holds_the_branch():
     held = {**BRANCH, "width": 256}
-    assert "present value 256" in reason(edit("add", "width", Integer(low=32, high=128)), knobs=KNOBS, must_contain=[held])  # fmt: skip
+    assert "present value 256" in reason(
+        edit("add", "width", Integer(low=32, high=128)), knobs=KNOBS, must_contain=[held]
+    )
 
 
 def test_choices_are_widened_to_listed_options_only():

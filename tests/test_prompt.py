@@ -23,7 +23,7 @@ from lightning_autoresearch.literature import Library, Passage
 from lightning_autoresearch.policy import domain_or_fault
 from lightning_autoresearch.prompt import Dossier, mend_message, messages, quotes
 from lightning_autoresearch.scoring import forecasts_of, score
-from lightning_autoresearch.space import Float
+from lightning_autoresearch.space import Float, SearchSpace
 from lightning_autoresearch.spec import ScientistSettings, Spec, load_spec
 from lightning_autoresearch.trial import TrialStatus
 from tests.long_study import long_study
@@ -93,7 +93,7 @@ def finding(number: int, overrides: Mapping[str, Any], gain: float | None, **oth
 
 
 # ------------------------------------------------------------------------------------------------- bounded, append-only
-@pytest.mark.parametrize("per_round", [2, 4, 16])
+@pytest.mark.parametrize("per_round", [2, 4, pytest.param(16, marks=pytest.mark.slow)])
 def test_late_prompts_are_no_longer_than_that_of_round_50_plus_a_tenth(per_round):
     dossier, briefings = dossier_of(), rounds_of("quickstart", per_round, 1000)
     lengths = {number: len(text_of(dossier, briefings[number - 1])) for number in (50, 51, 300, 700, 999, 1000)}
@@ -101,7 +101,7 @@ def test_late_prompts_are_no_longer_than_that_of_round_50_plus_a_tenth(per_round
     assert max(lengths.values()) <= 40_000
 
 
-@pytest.mark.parametrize("per_round", [2, 4, 16])
+@pytest.mark.parametrize("per_round", [2, 4, pytest.param(16, marks=pytest.mark.slow)])
 def test_the_prompt_of_round_1000_begins_with_that_of_round_999(per_round):
     dossier, briefings = dossier_of(), rounds_of("quickstart", per_round, 1000)
     before, now = (text_of(dossier, briefing) for briefing in briefings[-2:])
@@ -168,7 +168,7 @@ def test_huge_documentation_tasks_notes_and_failures_do_not_lengthen_it(characte
 
 def test_the_same_briefing_gives_the_same_bytes():
     briefing = rounds_of("quickstart", 4, 120)[99]
-    again = replace(briefing, findings=tuple(list(briefing.findings)), tried=frozenset({"b", "a"}))
+    again = replace(briefing, findings=tuple(one for one in briefing.findings), tried=frozenset({"b", "a"}))
     assert text_of(dossier_of(), briefing) == text_of(dossier_of(), again)
 
 
@@ -181,6 +181,7 @@ def test_the_system_message_and_the_study_never_change():
     assert len(heads) == 1
 
 
+@pytest.mark.slow
 def test_ten_thousand_findings_are_told_within_a_second():
     dossier, briefing = dossier_of(), rounds_of("quickstart", 16, 1000)[625]
     assert len(briefing.findings) == 10_000
@@ -214,6 +215,14 @@ def test_every_key_of_the_search_space_stands_there_with_its_domain_and_its_valu
             if isinstance(briefing.branch[key], float)
             else str(briefing.branch[key]).lower() in rows[key.rpartition(".")[2]].lower()
         )
+
+
+def test_a_key_that_was_taken_out_of_the_search_space_still_shows_its_value():
+    briefing = first_briefing()
+    kept = {key: domain for key, domain in briefing.space.domains.items() if not key.endswith(".lr")}
+    branch = {**briefing.branch, "model.init_args.lr": 0.0042}
+    text = text_of(dossier_of(), replace(briefing, space=SearchSpace(domains=kept), branch=branch, incumbent=branch))
+    assert "lr | not in the search space | 0.0042 | never tested" in text.splitlines()
 
 
 def test_domains_stand_there_as_an_op_has_to_write_them():
@@ -358,6 +367,11 @@ def test_the_last_failure_is_told_with_its_type_and_ten_lines():
     assert "line 19 end" not in text
 
 
+def test_the_last_failure_is_told_in_a_full_prompt_too():
+    text = text_of(dossier_of("gpt"), rounds_of("gpt", 4, 120)[110])
+    assert re.search(r'^## Last failure\nh\d+ r\d+: .* ended as \w+: "RuntimeError: failure', text, flags=re.MULTILINE)
+
+
 def test_without_any_hypotheses_wanted_edits_of_the_space_are_asked_for():
     text = text_of(dossier_of(), replace(first_briefing(), wanted=0))
     assert "Edits of the search space alone" in text
@@ -398,7 +412,7 @@ NOTES = tuple(
         [
             ("lr", "the peak learning rate of AdamW for validation bits per byte"),
             ("rest", "nothing that matters here"),
-            ("width", "the size of the residual stream, heads, depth and number of blocks"),
+            ("rotary", "rotary positions turn queries and keys"),
         ],
         start=1,
     )
@@ -415,14 +429,16 @@ def test_the_passages_quoted_are_those_that_may_be_cited():
 
 
 def test_notes_on_the_goal_stay_while_those_on_open_questions_change():
-    many = [Passage(place=f"goal.md:{number}", text="Lower validation bits per byte. " * 15) for number in range(30)]
-    dossier = replace(dossier_of(), library=Library([*many, *NOTES]))
+    goal = [Passage(place=f"goal.md:{number}", text="Dropout and warmup lower bits. " * 15) for number in range(12)]
+    others = [Passage(place=f"other.md:{number}", text=f"Chapter {number} of a novel. " * 15) for number in range(60)]
+    dossier = replace(dossier_of(), library=Library([*goal, *others, *NOTES]))
     early = first_briefing()
-    keys = [key for key in dossier.knobs if key.rpartition(".")[2] not in ("width", "depth", "heads")]
+    keys = [key for key in dossier.knobs if key.rpartition(".")[2] not in ("positions", "rotary_base")]
     late = replace(early, findings=tuple(finding(number, {key: 1}, -0.1) for number, key in enumerate(keys)))
     first, then = (quotes(dossier, briefing) for briefing in (early, late))
-    assert first[:-1] == then[:-1]
-    assert then[-1].place == "notes/width.md:3"
+    assert [passage.place for passage in then[:3]] == [passage.place for passage in first[:3]]
+    assert {passage.place for passage in then} - {passage.place for passage in first} == {"notes/rotary.md:3"}
+    assert then[-1].place == "notes/rotary.md:3"
     assert "## Research notes on keys never tested" in text_of(dossier, late)
 
 
@@ -434,7 +450,7 @@ def test_a_file_name_cannot_speak():
     assert quotes(dossier, first_briefing())[0].place == place
 
 
-# ------------------------------------------------------------------------------------------------------ never to be seen
+# ----------------------------------------------------------------------------------------------------- never to be seen
 def poisoned(text: str) -> tuple[Dossier, Briefing]:
     """A study in which every foreign text is this one."""
     known = dossier_of()

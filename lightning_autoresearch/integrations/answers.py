@@ -14,13 +14,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Any
 
 from lightning_autoresearch.chat import ChatReply, Outcome, Usage
 from lightning_autoresearch.redaction import plain
 from lightning_autoresearch.spec import ScientistSettings
 
-FORMAT = re.compile(r"response_?format|json_schema|json_object|grammar|guided|structured.?output", re.IGNORECASE)
+FORMAT = re.compile(
+    r"response[ _]?format|json[ _]schema|json[ _]object|grammar|guided|structured.?output", re.IGNORECASE
+)
 """Words by which servers mean the reply format."""
 
 _TOO_LONG = re.compile(
@@ -36,7 +39,8 @@ _QUOTA = re.compile(
 # Servers built on pydantic put the whole request into their complaint.
 _ECHO = re.compile(r"""['"]input['"]\s*:.*""", re.DOTALL)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-_WORDS_CHARACTERS = 300
+_EDGE_CHARACTERS, _WORDS_CHARACTERS = 8000, 4000
+_MOST_TEXTS = 500
 
 _BY_STATUS = {
     401: Outcome.UNAUTHORIZED,
@@ -95,7 +99,7 @@ def blamed(answer: Answer) -> str:
     name = _object(_object(data).get("error")).get("param")
     if isinstance(name, str) and (FORMAT.search(name) or name in ("temperature", "seed")):
         return name
-    return _ECHO.sub("", " ".join(_strings(data)))[:4000]
+    return _words(data)[:4000]
 
 
 def _outcome(answer: Answer) -> Outcome:
@@ -239,11 +243,11 @@ def _said(answer: Answer) -> str:
             if isinstance(place.get(name), str):
                 return _short(place[name]).rstrip(".")
     if data is not None:
-        return _short(_ECHO.sub("", " ".join(_strings(data))))
-    text = answer.body[:20000].decode(errors="replace").strip()
+        return _short(_words(data))
+    text = answer.body.decode(errors="replace").strip()
     if not text.startswith("<"):
         return _short(text)
-    title = _TITLE.search(text)
+    title = _TITLE.search(text[:4000])
     return f"a page of HTML ({_short(title[1])})" if title else "a page of HTML"
 
 
@@ -251,6 +255,11 @@ def _parsed(answer: Answer) -> object:
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(answer.body)
     return None
+
+
+def _words(data: object) -> str:
+    """The texts in it as one, the first few hundred of them: an answer may be made of millions."""
+    return _ECHO.sub("", " ".join(islice(_strings(data), _MOST_TEXTS)))
 
 
 def _strings(data: object, depth: int = 0) -> Iterator[str]:
@@ -275,4 +284,10 @@ def _joined(what: str, said: str, hint: str = "") -> str:
 
 
 def _short(text: str) -> str:
+    """The text on one line, far longer than it will be shown: secrets are looked for first, and a half is none to find.
+
+    What is cut here lies in the middle, and is cut away with its surroundings when the secrets are out.
+    """
+    if len(text) > 2 * _EDGE_CHARACTERS:
+        text = f"{text[:_EDGE_CHARACTERS]} {text[-_EDGE_CHARACTERS:]}"
     return plain(" ".join(text.split()), most=_WORDS_CHARACTERS)

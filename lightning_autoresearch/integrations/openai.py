@@ -21,6 +21,7 @@ import contextlib
 import os
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -315,9 +316,12 @@ def _client(settings: ScientistSettings, wire: _Wire) -> openai.OpenAI:
     import openai
 
     url = _url(settings)
+    over_tls = urlsplit(url).scheme == "https"
     http = openai.DefaultHttpxClient(
         follow_redirects=False,
-        trust_env=urlsplit(url).scheme == "https",
+        trust_env=over_tls,
+        # Reading the certificates takes longer than a local call; a context without any trusts nobody.
+        verify=over_tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         event_hooks={"request": [wire.on_request], "response": [wire.on_response]},
     )
     # The client insists on some key; `wire` decides what is sent.
@@ -371,7 +375,10 @@ def _await(thread: threading.Thread, deadline: float, stop: Callable[[], bool]) 
 
 
 def _given_up(request: ChatRequest, *, stopped: bool, sent: bool) -> ChatReply:
-    detail = "given up, because the study stops" if stopped else _late(request.timeout_seconds)
+    detail = "given up, because the study stops"
+    if not stopped:
+        late = f"no connection within {request.timeout_seconds:g} s; is scientist.base_url right?"
+        detail = _late(request.timeout_seconds) if sent else late
     return ChatReply(outcome=Outcome.TIMED_OUT, detail=detail, may_cost=sent)
 
 

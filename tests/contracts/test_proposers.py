@@ -5,17 +5,91 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lightning_autoresearch.asking import Line
+from lightning_autoresearch.chat import ScriptedChat
 from lightning_autoresearch.hypothesis import Briefing, Finding, Hypothesis, Measurement, Prediction, Proposal, Proposer
+from lightning_autoresearch.journal import Journal
+from lightning_autoresearch.knobs import knobs_of
 from lightning_autoresearch.sampler import Sampler
-from lightning_autoresearch.space import Categorical, Float, Integer, SearchSpace, Value
+from lightning_autoresearch.scientist import Scientist, make_dossier
+from lightning_autoresearch.space import Categorical, Domain, Float, Integer, SearchSpace, Value, apply_overrides
+from lightning_autoresearch.spec import ScientistSettings, parse_spec
+from lightning_autoresearch.team import Team
 from lightning_autoresearch.trial import TrialStatus, canonical
+from tests.scientists import idea, op, reply
 
-PROPOSERS: dict[str, Callable[[], Proposer]] = {"sampler": Sampler}
+PROPOSERS: dict[str, Callable[[], Proposer]] = {
+    "sampler": Sampler,
+    "team whose model answers": lambda: Table(answers=True),
+    "team whose model is silent": lambda: Table(answers=False),
+}
+
+
+class Table:
+    """A team at work on any briefing; its model says, as a reply of the contract, what the sampler would propose."""
+
+    def __init__(self, *, answers: bool):
+        self._answers = answers
+
+    def propose(self, asked: Briefing) -> Proposal:
+        spec = parse_spec(json.dumps(spec_data(asked)), path="spec.yaml")
+        knobs = knobs_of(spec, search_path=())
+        said = Sampler(reshapes=False).propose(asked).hypotheses if self._answers else ()
+        chat = ScriptedChat([reply_of(asked, said)])
+        with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
+            line = Line(chat, journal=journal, settings=ScientistSettings(), budget=spec.budget, price=None)
+            dossier = make_dossier(spec, knobs=knobs, search_path=())
+            proposal = Team(Scientist(line, dossier=dossier), share=0.5, knobs=knobs).propose(asked)
+        if said and asked.wanted > 1:
+            assert "scripted" in {one.source for one in proposal.hypotheses}, proposal.notes
+        return proposal
+
+
+def spec_data(asked: Briefing) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "name": "any",
+        "task": apply_overrides({"model": {"class_path": "any.Model"}}, asked.base),
+        "objective": {"metric": asked.metric, "mode": asked.mode},
+        "search_space": {key: domain_data(domain) for key, domain in asked.space.domains.items()},
+        "scales": [{"name": "only", "set": {"trainer.max_steps": 1}}],
+        "scientist": {"model": "scripted", "base_url": "http://127.0.0.1:9"},
+    }
+
+
+def domain_data(domain: Domain) -> dict[str, Any]:
+    if isinstance(domain, Categorical):
+        return {"type": "categorical", "choices": list(domain.choices)}
+    kind = "int" if isinstance(domain, Integer) else "float"
+    return {"type": kind, "low": domain.low, "high": domain.high, "scale": domain.scale}
+
+
+def reply_of(asked: Briefing, hypotheses: Sequence[Hypothesis]) -> str:
+    sign = -1 if asked.mode == "min" else 1
+    return reply(
+        *(
+            idea(
+                *(
+                    op("set", "/task/" + key.replace(".", "/"), old=asked.branch[key], value=value)
+                    for key, value in one.overrides.items()
+                ),
+                metric=asked.metric,
+                delta=sign * one.prediction.gain,
+                probability=one.prediction.probability,
+                statement=one.statement,
+            )
+            for one in hypotheses
+        )
+    )
+
 
 MIXED = {
     "optimizer.lr": Float(low=1e-5, high=0.1, scale="log"),
@@ -133,9 +207,20 @@ BRIEFINGS: dict[str, Briefing] = {
 }
 
 
-@pytest.fixture(params=PROPOSERS)
-def make(request) -> Callable[[], Proposer]:
-    return PROPOSERS[request.param]
+TEAMS_GET = ("the first round", "a history to be maximized", "choices only, half tried")
+"""Briefings of a team, which is slower: its spec, prompt and reply are real."""
+
+CASES = [(who, what) for who in PROPOSERS for what in BRIEFINGS if who == "sampler" or what in TEAMS_GET]
+
+
+@pytest.fixture(params=CASES, ids=": ".join)
+def case(request) -> tuple[str, str]:
+    return request.param
+
+
+@pytest.fixture
+def make(case) -> Callable[[], Proposer]:
+    return PROPOSERS[case[0]]
 
 
 @pytest.fixture
@@ -143,9 +228,9 @@ def proposer(make) -> Proposer:
     return make()
 
 
-@pytest.fixture(params=BRIEFINGS)
-def asked(request) -> Briefing:
-    return BRIEFINGS[request.param]
+@pytest.fixture
+def asked(case) -> Briefing:
+    return BRIEFINGS[case[1]]
 
 
 def space_after(asked: Briefing, proposal: Proposal) -> SearchSpace:
@@ -242,7 +327,9 @@ def test_the_space_stays_a_space_and_holds_the_incumbent_and_the_branch(proposer
             assert edit.domain.contains(asked.incumbent[edit.key])
 
 
-def test_an_exhausted_space_gives_no_hypothesis(proposer):
+@pytest.mark.parametrize("who", PROPOSERS)
+def test_an_exhausted_space_gives_no_hypothesis(who):
+    proposer = PROPOSERS[who]()
     start = briefing(CHOICES, {"a": "x", "b": 1, "c": None}, wanted=5)
     tried = set(start.tried)
     for _ in range(12):

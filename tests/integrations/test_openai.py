@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -240,6 +241,24 @@ def test_a_name_that_does_not_resolve_is_disconnected():
     assert not reply.may_cost
 
 
+def test_https_to_a_server_without_it_is_disconnected_and_costs_nothing():
+    with FaultServer([ok()]) as server:
+        reply = chat_with(server.url.replace("http:", "https:")).ask(request(), stop=go_on)
+    assert reply.outcome is Outcome.DISCONNECTED
+    assert not reply.may_cost
+    assert server.requests == []
+
+
+def test_a_handshake_that_never_ends_meets_the_deadline():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        chat = chat_with(f"https://127.0.0.1:{listener.getsockname()[1]}/v1")
+        reply = chat.ask(request(timeout_seconds=1.0), stop=go_on)
+    assert reply.outcome in (Outcome.TIMED_OUT, Outcome.DISCONNECTED)
+    assert "no connection" in reply.detail
+    assert not reply.may_cost
+    assert reply.seconds < 3
+
+
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://", "http://host:port/v1", "/v1"])
 def test_an_address_that_is_none_is_said_before_anything_is_sent(url: str):
     reply = chat_with(url).ask(request(), stop=go_on)
@@ -275,8 +294,6 @@ def test_the_deadline_is_total(step: Step):
 
 
 def test_a_server_that_takes_connections_and_reads_nothing_meets_the_deadline():
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         big = (ChatMessage(role="user", content="x" * 8_000_000),)
