@@ -205,7 +205,9 @@ class Loop:
         )
 
     def _score_predictions(self) -> None:
-        """Journal how right every source was so far."""
+        """Journal how right every source was so far, unless the round tested nothing."""
+        if not self._state.findings or self._state.findings[-1].round != self._bench.round:
+            return
         if record := scores_record(forecasts_of(self._state.findings)):
             data = {"round": self._bench.round, "sources": record}
             self._steps.once("predictions_scored", data, key=str(self._bench.round))

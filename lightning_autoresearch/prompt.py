@@ -58,7 +58,9 @@ FULL_CHARACTERS = 16_000
 SCHEMA_SHARE = 0.2
 """Part of the prompt that the schema may take with its list of pointers."""
 DIGEST_SHARE = 0.25
-"""Part of the prompt for the history's digest."""
+"""Part of the prompt, and at most of what the rules leave of it, for the history's digest."""
+SHORT_DIGEST_SHARE = 0.08
+"""The same for a short prompt, of what the rules leave."""
 NOTES_SHARE = 0.1
 """Part of the prompt for research notes on the goal."""
 SUMMARIES_SHARE = 0.08
@@ -172,7 +174,7 @@ def _plan(dossier: Dossier, briefing: Briefing, *, schema: Mapping[str, Any], vo
     system = _system(schema, characters=characters)
     rest = characters - len(system)
     is_full = characters >= FULL_CHARACTERS
-    digest = int(min(DIGEST_SHARE * characters, (0.25 if is_full else 0.12) * rest))
+    digest = int(min(DIGEST_SHARE * characters, (DIGEST_SHARE if is_full else SHORT_DIGEST_SHARE) * rest))
     summaries = SUMMARIES_SHARE if is_full else SHORT_SUMMARIES_SHARE
     after = max((BLOCK_SHARE + NOW_SHARE) * characters, LEAST_NOW)
     study = _study(dossier, room=int(rest - digest - after - summaries * characters) - 8, voice=voice, tone=tone)
