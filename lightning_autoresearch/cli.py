@@ -223,9 +223,11 @@ def _scientist_notes(spec: Spec) -> list[str]:
     """Why the spec's scientist could not be asked from here: no fault of the spec, but `fit` would refuse."""
     if spec.scientist is None:
         return []
+    from lightning_autoresearch.literature import read_library
     from lightning_autoresearch.scientist import settings_fault
 
-    return list(filter(None, [settings_fault(spec, environ=os.environ)]))
+    library = read_library(spec.scientist.literature, folder=spec.path.resolve().parent)
+    return list(filter(None, [settings_fault(spec, environ=os.environ), *library.notes]))
 
 
 # -- status, report, adopt ---------------------------------------------------------------------------------------------

@@ -134,9 +134,13 @@ def make_team(
     """
     settings = spec.scientist or ScientistSettings()
     line = Line(chat, journal=journal, settings=settings, budget=spec.budget, price=price_of(settings), stop=stop)
+    dossier = make_dossier(spec, knobs=knobs, search_path=search_path)
+    for note in dossier.library.notes if dossier.library else ():
+        if not any(entry.kind == "message" and entry.data["text"] == note for entry in journal):
+            journal.append("message", {"text": note})
     scientist = Scientist(
         line,
-        dossier=make_dossier(spec, knobs=knobs, search_path=search_path),
+        dossier=dossier,
         announce=lambda round, detail: steps.phase("asking", round=round, detail=detail),
         stop=stop,
     )

@@ -53,7 +53,7 @@ def test_the_same_run_twice_is_written_once(tmp_path: Path) -> None:
 def test_a_lost_file_is_a_clear_error(tmp_path: Path) -> None:
     sealed(tmp_path).put("run", METRICS)
     (tmp_path / FILE_NAME).unlink()
-    with pytest.raises(JournalError, match="hidden guards' values .* are missing; restore the file"):
+    with pytest.raises(JournalError, match=r"hidden guards' values .* are missing; restore the file"):
         sealed(tmp_path).whole("run", {"loss": 1.0})
 
 

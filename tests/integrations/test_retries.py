@@ -81,7 +81,7 @@ def test_a_long_retry_after_is_said_and_not_waited_for(line_to):
     with FaultServer([error(429, "wait", headers={"Retry-After": "300"})]) as server:
         reply = line_to(server).ask(MESSAGES, schema=SCHEMA, key="k")
     assert reply.outcome is Outcome.RATE_LIMITED
-    assert "it can be asked again in 300 s" in reply.detail
+    assert "it wants to be asked again in 300 s" in reply.detail
     assert len(server.requests) == 1
 
 
