@@ -233,7 +233,7 @@ class _Reader:
         yield from self._edits.values()
         for key, settings in self._set.items():
             if key not in self.space:
-                domain = _smallest(self.contract, key, [value for _, value in settings])
+                domain = _joined(self.contract, key, [value for _, value in settings])
                 yield SpaceEdit(
                     op="add", key=key, domain=domain, why=f"it is set by: {self._why[key]}", source=self.contract.source
                 )
@@ -412,7 +412,7 @@ class _Draft:
 
     def _cannot_join(self, key: str, value: Value) -> str | None:
         """Why a key that is not in the search space yet cannot join it with a value."""
-        domain = _smallest(self.contract, key, [value])
+        domain = _joined(self.contract, key, [value])
         edit = SpaceEdit(op="add", key=key, domain=domain, why="")
         return policy.edit_refusal(self.space, edit, must_contain=(), knobs=self.contract.knobs)
 
@@ -490,10 +490,18 @@ def _near_number(here: Value, factor: float, knob: Knob) -> str:
     return f"{bound:.3g}"
 
 
-def _smallest(contract: Contract, key: str, values: Sequence[Value]) -> Domain:
-    """The smallest domain for a key that holds the values, what it is now, and what it was in revision 0."""
+def _joined(contract: Contract, key: str, values: Sequence[Value]) -> Domain:
+    """The domain with which a key joins the search space because it is set.
+
+    The one that it had in revision 0 where that holds the values; else the smallest that holds them, what the key is
+    now, and what it was in revision 0.
+    """
     knob, here = contract.knobs[key], contract.here(key)
-    return policy.smallest_domain(knob, [knob.value, here, contract.incumbent.get(key, knob.value), *values])
+    held = [knob.value, here, contract.incumbent.get(key, knob.value), *values]
+    former = policy.domain_or_fault(contract.data["search_space"].get(key))
+    if former is not None and not isinstance(former, str) and all(map(former.contains, held)):
+        return former
+    return policy.smallest_domain(knob, held)
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -1,7 +1,8 @@
 """The history of a study in few words: what was tested, what came of it, and what stays known of it for ever.
 
 A history is told so that it grows at its end and stays within a fixed length, for a prompt whose beginning a server has
-cached.  It is a fold over the events (tested hypotheses, and gates at the end of their rounds) with three levels:
+cached.  It is a fold over the events (tested hypotheses, edits of the search space, and gates at the end of their
+rounds) with three levels:
 
     digest     everything up to some event: gains by key and region, by kind, promotions, and the most telling lines
     summaries  a few words for each full block of lines after it
@@ -15,18 +16,22 @@ all events, so that a refuted idea is never forgotten, however long ago it was t
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from lightning_autoresearch.hypothesis import Briefing, Finding, GateFinding
-from lightning_autoresearch.space import Value
+from lightning_autoresearch.hypothesis import Briefing, Finding, GateFinding, SpaceEdit, SpaceFinding
+from lightning_autoresearch.space import Categorical, Domain, Integer, Value
 from lightning_autoresearch.trial import INFRASTRUCTURE, TrialStatus
-from lightning_autoresearch.wording import plain_value, plural
+from lightning_autoresearch.wording import number_short, plain_value, plural
 
 SAMPLER = "sampler"
 """Name of the offline proposer; whoever else stated a hypothesis is `you` to the reader."""
+FAILURE_CHARACTERS = 90
+"""Length at which the reason of a failure is cut in a line."""
 LINE_CHARACTERS = 240
 """Length at which a line is cut."""
 VALUE_CHARACTERS = 48
@@ -38,6 +43,9 @@ KEYS_SHARE = 0.5
 TELLING_SHARES = (0.3, 0.25, 0.15)
 """Parts of the digest's remaining room for the best kept, the most surprising, and the failed; the newest get the
 rest."""
+
+Event: TypeAlias = Finding | SpaceFinding | GateFinding
+"""What a history is made of."""
 
 _WORD = re.compile(r"[\w.:+-]+")
 _SAYS_NOTHING = INFRASTRUCTURE | {TrialStatus.CANCELLED}
@@ -113,6 +121,8 @@ class Setting:
     """Measured gain, positive is better; null where there is none."""
     kept: bool
     """Whether the screen kept it."""
+    before: Value = None
+    """The branch's value, which the gain is relative to."""
 
     @property
     def is_number(self) -> bool:
@@ -130,6 +140,8 @@ class KeyRecord:
     """How many of them were kept."""
     failed: int = 0
     """How many failed to train."""
+    passed: int = 0
+    """How many of the kept then passed a gate."""
     alone: list[Setting] = field(default_factory=list)
     """The values of hypotheses that changed nothing else."""
 
@@ -149,15 +161,14 @@ def tell(briefing: Briefing, *, rooms: Rooms, tone: Tone) -> History:
     return History(text=told + newest, lines_at=len(told), earlier=tuple(lines[:start]))
 
 
-def events_of(briefing: Briefing) -> list[Finding | GateFinding]:
-    """Findings and gates in order; a round's gates follow its last finding."""
-    events: list[Finding | GateFinding] = []
-    gates = list(reversed(briefing.gates))
-    for finding in briefing.findings:
-        while gates and gates[-1].round < finding.round:
-            events.append(gates.pop())
-        events.append(finding)
-    return [*events, *reversed(gates)]
+def events_of(briefing: Briefing) -> list[Event]:
+    """What happened, in order: edits of the search space before what was tested in it, a round's gates at its end."""
+    placed: list[tuple[tuple[int, int, int, int], Event]] = [
+        *(((one.round, 0, index, 1), one) for index, one in enumerate(briefing.findings)),
+        *(((one.round, 0, one.after, 0), one) for one in briefing.reshapes),
+        *(((one.round, 1, index, 0), one) for index, one in enumerate(briefing.gates)),
+    ]
+    return [event for _, event in sorted(placed, key=lambda one: one[0])]
 
 
 def laid_out(lengths: Iterable[int], rooms: Rooms) -> Layout:
@@ -177,9 +188,12 @@ def laid_out(lengths: Iterable[int], rooms: Rooms) -> Layout:
 
 
 # ------------------------------------------------------------------------------------------------------------- one line
-def line_of(event: Finding | GateFinding, tone: Tone) -> str:
+def line_of(event: Event, tone: Tone) -> str:
     """One event in one line."""
-    text = _gate_line(event, tone) if isinstance(event, GateFinding) else _finding_line(event, tone)
+    if isinstance(event, GateFinding):
+        text = _gate_line(event, tone)
+    else:
+        text = _finding_line(event, tone) if isinstance(event, Finding) else _space_line(event, tone)
     return text if len(text) <= LINE_CHARACTERS else f"{text[: LINE_CHARACTERS - 3]}..."
 
 
@@ -212,12 +226,14 @@ def has_failed(finding: Finding) -> bool:
 def outcome_of(finding: Finding, tone: Tone) -> str:
     """What came of it: `+0.012 kept`."""
     if not is_decided(finding):
-        return "void, nothing decided"
+        return f"void, may be stated again: {finding.why}" if finding.why else "void, nothing decided"
     if finding.status is not TrialStatus.FINISHED:
-        return f"failed: {finding.status.value}"
+        first = finding.failure.partition("\n")[0]
+        return f"failed: {finding.status.value}" + (f" {tone.say(first, FAILURE_CHARACTERS)}" if first else "")
     if finding.gain is None:
         return "dropped: a guard's bound is broken"
-    return f"{tone.gain(finding.gain)} {'kept' if finding.kept else 'dropped'}"
+    why = finding.why or ("worse on the second seed" if finding.gain > 0 else "")
+    return f"{tone.gain(finding.gain)} " + ("kept" if finding.kept else f"dropped{f': {why}' if why else ''}")
 
 
 def _finding_line(finding: Finding, tone: Tone) -> str:
@@ -242,11 +258,42 @@ def seconds_text(seconds: float) -> str:
 def _gate_line(gate: GateFinding, tone: Tone) -> str:
     verdict = "PASSED" if gate.promoted else "not passed"
     told = " ".join(gate.hypotheses[:8]) + (" and others" if len(gate.hypotheses) > 8 else "")
-    return f"gate r{gate.round} at {gate.scale}: {told or 'nothing'} {verdict} {tone.say(gate.sentence, 100)}"
+    return f"gate r{gate.round} at {gate.scale}: {told or 'nothing'} {verdict}: {gate_text(gate, tone)}"
+
+
+def gate_text(gate: GateFinding, tone: Tone) -> str:
+    """What a gate found: `+0.038 over 8 pairs (95 % -0.005 to +0.082), evidence 20.3 of 93 needed`."""
+    evidence, threshold = gate.evidence, gate.threshold
+    if evidence is None or threshold is None or gate.promoted != (evidence.e_value >= threshold):
+        return tone.say(gate.sentence, 100)
+    text = f"{tone.gain(evidence.mean)} over {plural(evidence.pairs, 'pair')}"
+    if math.isfinite(evidence.low) and math.isfinite(evidence.high):
+        text += f" ({100 * evidence.level:g} % {tone.gain(evidence.low)} to {tone.gain(evidence.high)})"
+    return f"{text}, evidence {number_short(evidence.e_value)} of {number_short(threshold)} needed"
+
+
+def _space_line(event: SpaceFinding, tone: Tone) -> str:
+    who = SAMPLER if all(edit.source == SAMPLER for edit in event.edits) else "you"
+    told = ", ".join(_edit_text(edit, tone) for edit in event.edits)
+    return f"search space r{event.round} {who}: {told}"
+
+
+def _edit_text(edit: SpaceEdit, tone: Tone) -> str:
+    name = tone.names.get(edit.key, edit.key)
+    if edit.domain is None:
+        return f"{name} removed"
+    return f"{name} {'added as' if edit.op == 'add' else 'now'} {domain_text(edit.domain)}"
+
+
+def domain_text(domain: Domain) -> str:
+    """A domain in few characters."""
+    if isinstance(domain, Categorical):
+        return "/".join(map(value_text, domain.choices))
+    return f"{'int' if isinstance(domain, Integer) else 'float'} {domain}"
 
 
 # ------------------------------------------------------------------------------------------------------------ summaries
-def summary(events: Sequence[Finding | GateFinding], *, room: int, tone: Tone) -> str:
+def summary(events: Sequence[Event], *, room: int, tone: Tone) -> str:
     """A block of events in a few words, at most `room` characters."""
     findings = [event for event in events if isinstance(event, Finding)]
     passed = [event for event in events if isinstance(event, GateFinding) and event.promoted]
@@ -255,7 +302,7 @@ def summary(events: Sequence[Finding | GateFinding], *, room: int, tone: Tone) -
     return _joined(f"{_span(events)}{failed} failed." if failed else _span(events).rstrip(), parts, room=room)
 
 
-def _span(events: Sequence[Finding | GateFinding]) -> str:
+def _span(events: Sequence[Event]) -> str:
     ids = [event.hypothesis.id for event in events if isinstance(event, Finding)]
     return f"[{ids[0]} to {ids[-1]}] " if ids else f"[round {events[0].round}] "
 
@@ -299,9 +346,10 @@ def _joined(text: str, parts: Iterable[str], *, room: int) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- by key
-def records_of(findings: Iterable[Finding]) -> dict[str, KeyRecord]:
+def records_of(findings: Iterable[Finding], gates: Iterable[GateFinding] = ()) -> dict[str, KeyRecord]:
     """What the tests of each key came to."""
     records: dict[str, KeyRecord] = defaultdict(KeyRecord)
+    passed = {name for gate in gates if gate.promoted for name in gate.hypotheses}
     for finding in filter(is_decided, findings):
         failed = finding.status is not TrialStatus.FINISHED
         overrides = finding.hypothesis.overrides
@@ -310,8 +358,9 @@ def records_of(findings: Iterable[Finding]) -> dict[str, KeyRecord]:
             record.tests += 1
             record.kept += finding.kept
             record.failed += failed
+            record.passed += finding.hypothesis.id in passed
             if len(overrides) == 1:
-                record.alone.append(Setting(value, finding.gain, finding.kept))
+                record.alone.append(Setting(value, finding.gain, finding.kept, finding.before.get(key)))
     return dict(records)
 
 
@@ -351,7 +400,7 @@ def _region_text(group: Sequence[Setting], tone: Tone) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- the digest
-def digest(events: Sequence[Finding | GateFinding], lines: Sequence[str], *, room: int, tone: Tone) -> str:
+def digest(events: Sequence[Event], lines: Sequence[str], *, room: int, tone: Tone) -> str:
     """Everything up to some event in at most `room` characters, filled with the most telling lines.
 
     Args:
@@ -371,7 +420,7 @@ def digest(events: Sequence[Finding | GateFinding], lines: Sequence[str], *, roo
     return text + title + "".join(f"\n{lines[index]}" for index in picked) if picked else text
 
 
-def _gates_told(events: Sequence[Finding | GateFinding]) -> Iterator[str]:
+def _gates_told(events: Sequence[Event]) -> Iterator[str]:
     gates = [event for event in events if isinstance(event, GateFinding)]
     passed = [gate for gate in gates if gate.promoted]
     if gates:
@@ -394,7 +443,7 @@ def _keys(findings: Sequence[Finding], room: int, tone: Tone) -> list[str]:
     return told
 
 
-def _telling(events: Sequence[Finding | GateFinding], lines: Sequence[str], *, room: int) -> list[int]:
+def _telling(events: Sequence[Event], lines: Sequence[str], *, room: int) -> list[int]:
     """The numbers of the events whose lines tell most, in order, as many as fit."""
     findings = [(index, event) for index, event in enumerate(events) if isinstance(event, Finding)]
     pools = [

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
+from lightning_autoresearch.evidence import Evidence
 from lightning_autoresearch.space import Domain, SearchSpace, Value
 from lightning_autoresearch.trial import TrialStatus
 
@@ -146,6 +147,8 @@ class Finding:
     """What its trials cost."""
     void: bool = False
     """Whether nothing was decided, by no fault of its own."""
+    why: str = ""
+    """What decided it where its gain alone does not tell, in a few words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +165,22 @@ class GateFinding:
     """Whether they passed it."""
     sentence: str
     """The decision in words."""
+    evidence: Evidence | None = None
+    """The paired gains; null where nothing could be compared."""
+    threshold: float | None = None
+    """What the e-value had to reach."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceFinding:
+    """Edits of the search space that took effect together."""
+
+    round: int
+    """The round."""
+    after: int
+    """How many hypotheses had been tested by then."""
+    edits: tuple[SpaceEdit, ...]
+    """The edits; a key that joined because a hypothesis set it is one of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,6 +227,8 @@ class Briefing:
     """Smallest gain at the search scale that a gate can resolve; null while it is unknown or unbounded."""
     gates: tuple[GateFinding, ...] = ()
     """Every gate so far, in order."""
+    reshapes: tuple[SpaceFinding, ...] = ()
+    """Every edit of the search space so far, in order."""
     refusals: tuple[str, ...] = ()
     """Why the latest refused hypotheses were not let through, in words."""
     stale_rounds: int = 0

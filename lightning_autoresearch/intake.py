@@ -18,6 +18,7 @@ from lightning_autoresearch.hypothesis import (
     Proposal,
     Proposer,
     SpaceEdit,
+    SpaceFinding,
 )
 from lightning_autoresearch.journal import Journal
 from lightning_autoresearch.knobs import Knob
@@ -47,6 +48,8 @@ class State:
     """Every tested hypothesis, in order."""
     gates: list[GateFinding] = field(default_factory=list)
     """Every gate, in order."""
+    reshapes: list[SpaceFinding] = field(default_factory=list)
+    """Every edit of the search space, in order."""
     refusals: list[str] = field(default_factory=list)
     """Why hypotheses and edits were not let through, in words, in order."""
     gain_sd: float = 0.0
@@ -167,6 +170,7 @@ class Intake:
             key=f"{self._bench.round}/{self._state.asked}",
             resolvable_gain=self._state.resolvable,
             gates=tuple(self._state.gates),
+            reshapes=tuple(self._state.reshapes),
             refusals=tuple(self._state.refusals[-TOLD_REFUSALS:]),
             stale_rounds=self._state.stale_rounds,
         )
@@ -195,6 +199,9 @@ class Intake:
         added = {edit.key: self._knobs[edit.key].value for edit in accepted if edit.op == "add"}
         data = {"edits": [codec.to_json(edit) for edit in accepted], "base": added}
         self._steps.once("space_revised", data, key=key)
+        self._state.reshapes.append(
+            SpaceFinding(round=self._bench.round, after=len(self._state.findings), edits=tuple(accepted))
+        )
         for name, value in added.items():
             self._carry_over(name, value)
         return True

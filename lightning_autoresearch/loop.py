@@ -55,6 +55,15 @@ class Screened:
     """Its runs, in the order of the bars."""
     gains: tuple[float, ...]
     """Its paired gains."""
+    branch: Mapping[str, Value]
+    """The branch that it was compared with."""
+    why: str = ""
+    """What decided it beside its gains, in a few words."""
+
+    @property
+    def config(self) -> dict[str, Value]:
+        """The configuration that was tested."""
+        return {**self.branch, **self.hypothesis.overrides}
 
     @property
     def kept(self) -> bool:
@@ -157,6 +166,7 @@ class Loop:
                 return kept, reason
             self._draw_bars()
             self._state.gain_sd = self._gates.pools[self.spec.scales.search.name, True].sd
+            self._state.resolvable = self._resolvable(self.spec.scales.search)
             hypotheses = self._intake.propose(min(self._batch(), rule.proposals_per_round - proposals))
             if hypotheses is None:
                 return kept, "the search space is exhausted: everything within the policy's limits was tried"
@@ -202,6 +212,8 @@ class Loop:
             hypotheses=tuple(one.hypothesis.id for one in kept),
             promoted=gated.decision.verdict is Verdict.PROMOTE,
             sentence=gated.decision.sentence,
+            evidence=gated.decision.evidence,
+            threshold=gated.decision.threshold,
         )
 
     def _score_predictions(self) -> None:
@@ -254,21 +266,23 @@ class Loop:
         return good
 
     def _note_calibration(self, scale: Scale, runs: Sequence[Run], pool: NoisePool) -> None:
-        resolvable = smallest_resolvable_gain(
-            pool=pool,
-            level_alpha=self._gates.streams[scale.name].level,
-            max_pairs=self.spec.decision.gate_pairs,
-            tau=BUNDLE_TAU,
-        )
         data = {
             "scale": scale.name,
             "values": [run.objective for run in runs],
             "gain_sd": pool.sd,
-            "resolvable_gain": codec.finite_or_none(resolvable),
+            "resolvable_gain": self._resolvable(scale),
         }
         self._steps.once("calibrated", data, key=scale.name)
-        if scale is self.spec.scales.search:
-            self._state.resolvable = codec.finite_or_none(resolvable)
+
+    def _resolvable(self, scale: Scale) -> float | None:
+        """Smallest gain that the next gate at a scale can resolve; None while it is unbounded."""
+        gain = smallest_resolvable_gain(
+            pool=self._gates.pools[scale.name, True],
+            level_alpha=self._gates.streams[scale.name].level,
+            max_pairs=self.spec.decision.gate_pairs,
+            tau=BUNDLE_TAU,
+        )
+        return codec.finite_or_none(gain)
 
     def _self_test(self, scale: Scale) -> None:
         """The baseline against itself: it should not be promoted."""
@@ -299,13 +313,12 @@ class Loop:
             else:
                 self._conclude(one)
         for one in sorted(passed, key=lambda one: sum(one.gains), reverse=True):
-            before = self._state.before(one.hypothesis)
             again = self._upon(one, kept, room=room)
             if again.kept:
                 self._state.branch.update(again.hypothesis.overrides)
                 self._state.bars = list(again.runs)
                 kept.append(again)
-            self._conclude(again, before=before)
+            self._conclude(again)
         return kept
 
     def _upon(self, one: Screened, kept: Sequence[Screened], *, room: int) -> Screened:
@@ -317,26 +330,28 @@ class Loop:
         )
         if rival is not None:
             sentence = f"Dropped in favour of {rival.hypothesis.id}, which changes the same key and gained more."
-            return replace(one, decision=replace(one.decision, verdict=Verdict.DROP, sentence=sentence))
+            decision = replace(one.decision, verdict=Verdict.DROP, sentence=sentence)
+            return replace(one, decision=decision, why=f"{rival.hypothesis.id} sets the same key and gained more")
         affordable = self._purse.trials_left - self._confirm_cost() >= self.rule.seeds_per_screen
         if len(kept) < room and affordable:
             return self._screened([one.hypothesis])[0]
         why = "the budget does not suffice" if len(kept) < room else "the round was full"
         sentence = f"Void: it passed, but {why} before it could be screened on top of {kept[-1].hypothesis.id}."
-        return replace(one, decision=replace(one.decision, verdict=Verdict.VOID, sentence=sentence))
+        self._state.tried.discard(canonical(one.config))
+        return replace(one, decision=replace(one.decision, verdict=Verdict.VOID, sentence=sentence), why=why)
 
     def _screened(self, hypotheses: Sequence[Hypothesis]) -> list[Screened]:
         """Screen hypotheses against the branch as it is now."""
         screened = self._dispatcher.run([self._screen(hypothesis) for hypothesis in hypotheses])
         for one in screened:
-            config = {**self._state.branch, **one.hypothesis.overrides}
-            self._state.tried.add(canonical(config))
-            self._bench.remember(config, one.runs)
+            self._state.tried.add(canonical(one.config))
+            self._bench.remember(one.config, one.runs)
         return screened
 
     def _screen(self, hypothesis: Hypothesis) -> Chain[Screened]:
         """Run a hypothesis on the bars' seeds, one after the other, until the rule has decided."""
-        config, bars = {**self._state.branch, **hypothesis.overrides}, tuple(self._state.bars)
+        branch, bars = dict(self._state.branch), tuple(self._state.bars)
+        config = {**branch, **hypothesis.overrides}
         scale = self.spec.scales.search
         runs: list[Run] = []
         gains: list[float] = []
@@ -350,7 +365,13 @@ class Loop:
                 gains.append(self._bench.gain(bar, runs[-1]))
                 decision = self.rule.screen(gains, noise_sd=self._gates.pool(scale, bar, runs[-1]).sd)
             if decision is not None:
-                return Screened(hypothesis=hypothesis, decision=decision, runs=tuple(runs), gains=tuple(gains))
+                return Screened(
+                    hypothesis=hypothesis,
+                    decision=decision,
+                    runs=tuple(runs),
+                    gains=tuple(gains),
+                    branch=branch,
+                )
         raise AssertionError("a rule decides at its last seed")
 
     def _infeasible(self, run: Run) -> Decision | None:
@@ -363,14 +384,14 @@ class Loop:
             )
         return None
 
-    def _conclude(self, screened: Screened, *, before: dict[str, Value] | None = None) -> None:
+    def _conclude(self, screened: Screened) -> None:
         """Journal what the screen decided of a hypothesis, and remember it for the next briefing."""
         hypothesis, status = screened.hypothesis, screened.runs[-1].result.status
         gain = statistics.fmean(screened.gains) if screened.gains else None
         self._state.findings.append(
             Finding(
                 hypothesis=hypothesis,
-                before=before or self._state.before(hypothesis),
+                before={key: screened.branch[key] for key in hypothesis.overrides},
                 gain=gain,
                 kept=screened.kept,
                 status=status,
@@ -378,6 +399,7 @@ class Loop:
                 failure=_failure(screened.runs[-1]),
                 train_seconds=sum(run.result.train_seconds for run in screened.runs),
                 void=screened.decision.verdict is Verdict.VOID,
+                why=screened.why,
             )
         )
         data = {

@@ -69,9 +69,9 @@ SHORT_SUMMARIES_SHARE = 0.03
 """The same for a short prompt."""
 SUMMARY_SHARE = 0.004
 """Part of the whole for one of them."""
-BLOCK_SHARE = 0.04
+BLOCK_SHARE = 0.035
 """Part of the whole for the history's newest lines."""
-NOW_SHARE = 0.075
+NOW_SHARE = 0.085
 """Part of the whole for what stands after the history."""
 LEAST_CLASS = 240
 """Fewest characters that are worth being filled with a class."""
@@ -255,8 +255,8 @@ def _facts(dossier: Dossier, *, voice: Voice, tone: Tone) -> dict[str, str]:
         "scales": _scales(spec, voice),
         "decision": _decision(spec),
         "limits": f"a hypothesis changes at most {plural(policy.max_changes, 'key')}, a positive number by at most a "
-        f"factor of {policy.max_factor:g}{classes}; seeds, scales, objective, guards, budget and these limits are out "
-        "of reach",
+        f"factor of {policy.max_factor:g}, from 0 to any value{classes}; seeds, scales, objective, guards, budget and "
+        "these limits are out of reach",
         "noise": _noise(spec, tone),
     }
 
@@ -286,7 +286,9 @@ def _decision(spec: Spec) -> str:
         return f"a hypothesis is kept for good where {how}; there is no gate in this study"
     return (
         "a screen needs two seeds: dropped if not better on the first; kept if the sum of both gains is above 0 and "
-        f"the second is not clearly worse. A round closes at {plural(rule.keeps_per_round, 'keep')} or "
+        "the second is not clearly worse. Of what is tested side by side and sets the same key only the best is kept; "
+        "what passes beside a better one is tested again on top of it (its line tells that last test), or void where "
+        f"the round is full. A round closes at {plural(rule.keeps_per_round, 'keep')} or "
         f"{plural(rule.proposals_per_round, 'test')}; its gate runs up to {rule.gate_pairs} fresh pairs per scale; at "
         f"most {100 * rule.alpha:g} % of the promotions are expected to be false"
     )
@@ -407,7 +409,7 @@ def _calibrated(dossier: Dossier, briefing: Briefing) -> float | None:
 # ---------------------------------------------------------------------------------------------------------- what is new
 def _now(dossier: Dossier, briefing: Briefing, *, room: int, earlier: Sequence[str], voice: Voice, tone: Tone) -> str:
     """The state of things in at most `room` characters, filled up with the newest of the earlier lines."""
-    records = records_of(briefing.findings)
+    records = records_of(briefing.findings, briefing.gates)
     untested = _untested(dossier, briefing, records)
     facts = _state(briefing, tone) | {"asked": _asked(briefing)}
     bare = len(filled("now.md", **facts, space="", sections=""))
@@ -428,7 +430,9 @@ def _now(dossier: Dossier, briefing: Briefing, *, room: int, earlier: Sequence[s
 def _state(briefing: Briefing, tone: Tone) -> dict[str, str]:
     """What the first lines say."""
     resolvable = briefing.resolvable_gain
-    told = f"; the smallest gain that a gate can resolve is about {number_short(resolvable)}" if resolvable else ""
+    told = (
+        f"; a true gain of {number_short(resolvable)} would pass the next gate in 8 of 10 cases" if resolvable else ""
+    )
     kept = [one.hypothesis.id for one in briefing.findings if one.kept and one.round == briefing.round]
     branch = f" The branch holds {', '.join(kept[:12])} of this round, kept but not confirmed." if kept else ""
     if not briefing.findings:
@@ -436,10 +440,22 @@ def _state(briefing: Briefing, tone: Tone) -> dict[str, str]:
     return {
         "round": str(briefing.round),
         "trials": str(briefing.trials_left),
+        "level": _level(briefing, tone),
         "gain_sd": number(briefing.gain_sd, noise=(tone.sd or briefing.gain_sd) / DIGITS),
         "resolvable": told,
         "branch": branch,
     }
+
+
+def _level(briefing: Briefing, tone: Tone) -> str:
+    """The metric's mean for revision 0, incumbent and branch, as far as they differ and were measured."""
+    told: dict[str, str] = {}
+    for name, config in (("start", briefing.base), ("incumbent", briefing.incumbent), ("branch", briefing.branch)):
+        values = [one.objective for one in briefing.measurements if one.config == config and one.objective is not None]
+        if values:
+            mean = number(statistics.fmean(values), noise=(tone.sd or briefing.gain_sd) / DIGITS)
+            told[f"{mean} (mean of {plural(len(values), 'run')})"] = name
+    return "; ".join(f"{name} {text}" for text, name in told.items()) or "not measured yet"
 
 
 def _asked(briefing: Briefing) -> str:
@@ -449,9 +465,10 @@ def _asked(briefing: Briefing) -> str:
             "list if the space is right as it is. Reply with one JSON object."
         )
     return (
-        f"State {plural(briefing.wanted, 'hypothesis')}, best first, each setting at most "
+        f"State at most {plural(briefing.wanted, 'hypothesis')}, best first, each setting at most "
         f"{plural(briefing.max_changes, 'key')} of the branch. One of kind space counts as one of them; an edit of the "
-        "search space may also be a further op of a hypothesis that sets a value. Reply with one JSON object."
+        "search space may also be a further op of a hypothesis that sets a value, and is no key set. Reply with one "
+        "JSON object."
     )
 
 
@@ -469,7 +486,7 @@ def _sections(
         yield [f"## Open\n{told}"]
     if briefing.refusals:
         quoted = [voice.quote(why, REFUSAL_CHARACTERS) for why in briefing.refusals]
-        yield ["\n".join(("## Refused lately", *quoted[-count:])) for count in (3, 1)]
+        yield ["\n".join(("## Refused of late, yours or the sampler's", *quoted[-count:])) for count in (3, 1)]
 
 
 def _untested(dossier: Dossier, briefing: Briefing, records: Mapping[str, KeyRecord]) -> list[str]:

@@ -6,14 +6,14 @@ The parts of a prompt that change with every round.  Pure functions of a briefin
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import get_args
 
 from lightning_autoresearch import codec
-from lightning_autoresearch.history import SAMPLER, KeyRecord, Tone, change_of, has_failed, value_text
-from lightning_autoresearch.hypothesis import Briefing, Kind
+from lightning_autoresearch.history import SAMPLER, KeyRecord, Tone, change_of, gate_text, has_failed, value_text
+from lightning_autoresearch.hypothesis import Briefing
 from lightning_autoresearch.scoring import Scores, forecasts_of, score
-from lightning_autoresearch.space import Categorical, Domain, Integer
+from lightning_autoresearch.space import Categorical, Domain
 from lightning_autoresearch.voice import Voice, cut_lines, filled
 from lightning_autoresearch.wording import plural
 
@@ -25,16 +25,18 @@ MOST_NAMED = 8
 """Keys that are named in one sentence."""
 TABLE_SHARE = 0.75
 """Part of the room that the table of the search space takes before it is shortened."""
+NEAR_MISS = 3.0
+"""Evidence of a gate that did not pass from which on it is worth being named."""
 
 
 def space_table(briefing: Briefing, records: Mapping[str, KeyRecord], *, room: int, tone: Tone) -> str:
-    """The search space as a table, with domains as JSON and the record of tests where that fits.
+    """The search space as a table: domains as JSON, as an op has to write them, and the record of tests as it fits.
 
     Keys that were taken out of it follow: the branch still has a value of them, not always the one of revision 0.
     """
     text = ""
     keys = dict.fromkeys([*briefing.space, *briefing.branch])
-    for shape in ("full", "short", "brief", "bare"):
+    for shape in ("full", "brief", "bare"):
         rows = [_row(key, briefing, records.get(key), shape=shape, tone=tone) for key in keys]
         text = "\n".join(rows)
         if len(text) <= TABLE_SHARE * room:
@@ -46,50 +48,59 @@ def _row(key: str, briefing: Briefing, record: KeyRecord | None, *, shape: str, 
     name, domain = tone.names.get(key, key), briefing.space.domains.get(key)
     branch, incumbent = (value_text(values.get(key)) for values in (briefing.branch, briefing.incumbent))
     now = branch if branch == incumbent else f"{branch} ({incumbent})"
-    if domain is None:
-        shown = "not in the search space"
-    else:
-        shown = _as_json(domain) if shape == "full" else _in_words(domain)
+    shown = "not in the search space" if domain is None else _as_json(domain)
     if shape == "bare":
         return f"{name} | {shown} | {now}"
     return f"{name} | {shown} | {now} | {_record_text(record, tone, brief=shape == 'brief')}"
 
 
 def _as_json(domain: Domain) -> str:
-    """As a spec writes it, and as an op has to."""
+    """As a spec writes it."""
     data = {name: value for name, value in codec.to_json(domain).items() if value != "linear"}
     return json.dumps(data, separators=(",", ":"), ensure_ascii=False)
-
-
-def _in_words(domain: Domain) -> str:
-    if isinstance(domain, Categorical):
-        return "/".join(map(value_text, domain.choices))
-    return f"{'int' if isinstance(domain, Integer) else 'float'} {domain}"
 
 
 def _record_text(record: KeyRecord | None, tone: Tone, *, brief: bool) -> str:
     if record is None:
         return "never tested"
     failed = f", {record.failed} failed" if record.failed else ""
-    text = f"{plural(record.tests, 'test')}, {record.kept} kept{failed}"
+    passed = f", {record.passed} through a gate" if record.passed else ""
+    text = f"{plural(record.tests, 'test')}, {record.kept} kept{passed}{failed}"
     measured = [one for one in record.alone if one.gain is not None]
     if brief or not measured:
         return text
-    best, worst = (pick(measured, key=lambda one: one.gain or 0.0) for pick in (max, min))
-    text += f"; alone best {tone.gain(best.gain or 0.0)} at {value_text(best.value)}"
-    return text + (f", worst {tone.gain(worst.gain or 0.0)} at {value_text(worst.value)}" if worst is not best else "")
+    best = max(measured, key=lambda one: one.gain or 0.0)
+    return f"{text}; alone best {tone.gain(best.gain or 0.0)} ({value_text(best.before)}->{value_text(best.value)})"
 
 
 def stagnation(briefing: Briefing, untested: Sequence[str], tone: Tone) -> str:
-    """The instruction to change the kind of idea."""
-    mine = [one.hypothesis for one in briefing.findings if one.hypothesis.source != SAMPLER]
-    past = {"space", *(hypothesis.kind for hypothesis in mine[-LATELY:])}
-    if not any(key.endswith("class_path") for key in (*briefing.space, *untested)):
-        past.add("class")
-    kinds = ", ".join(kind for kind in get_args(Kind) if kind not in past)
+    """The instruction to change the kind of idea, with the gate that came nearest."""
+    mine = [one.hypothesis.kind for one in briefing.findings if one.hypothesis.source != SAMPLER]
+    kinds = ", ".join(f"{kind} {count}x" for kind, count in Counter(mine[-LATELY:]).most_common())
     keys = ", ".join(tone.names.get(key, key) for key in untested[:MOST_NAMED])
-    rounds = str(briefing.stale_rounds)
-    return filled("stagnation.md", rounds=rounds, kinds=kinds or "all were", keys=keys or "all were").rstrip("\n")
+    return filled(
+        "stagnation.md",
+        rounds=str(briefing.stale_rounds),
+        kinds=kinds or "none",
+        keys=keys or "none, all were",
+        nearest=_nearest(briefing, tone),
+    ).rstrip("\n")
+
+
+def _nearest(briefing: Briefing, tone: Tone) -> str:
+    """The gate of the stale rounds that came nearest, in a sentence; empty where none came near."""
+    missed = [
+        gate
+        for gate in briefing.gates
+        if gate.round >= briefing.round - briefing.stale_rounds and not gate.promoted and gate.evidence is not None
+    ]
+    best = max(missed, key=lambda gate: gate.evidence.e_value if gate.evidence else 0.0, default=None)
+    if best is None or best.evidence is None or best.evidence.e_value < NEAR_MISS:
+        return ""
+    return (
+        f" The gate of round {best.round} came nearest ({' '.join(best.hypotheses)}: {gate_text(best, tone)}): there "
+        "may be a small real gain in it, worth stating again together with something that adds to it."
+    )
 
 
 def forecasts_text(briefing: Briefing) -> str:
@@ -108,7 +119,7 @@ def forecasts_text(briefing: Briefing) -> str:
     if mine.coverage is not None:
         text += f". {mine.coverage.value:.0%} of {mine.intervals} intervals held the measured gain, 80 % should"
     if others is not None:
-        text += f". The sampler: Brier score {others.brier:.3f}, its constant {others.brier_chance:.3f}"
+        text += f". The sampler's Brier score on its own hypotheses: {others.brier:.3f}"
     return f"{text}.{_advice(mine, stated - kept)}"
 
 
@@ -144,6 +155,8 @@ def _leaning(briefing: Briefing, key: str) -> str:
     if isinstance(domain, Categorical) or isinstance(value, (bool, str)) or value is None:
         return ""
     if value == briefing.base.get(key) or (domain.scale == "log" and (value <= 0 or domain.low <= 0)):
+        return ""
+    if value == domain.low == 0:  # hardly any number of a training may be negative
         return ""
     position = domain.to_unit(value)
     return "lower" if position <= LEAN else "upper" if position >= 1 - LEAN else ""

@@ -381,7 +381,7 @@ def test_hidden_guards_still_judge_and_survive_a_resume(tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, chat, text=HIDDEN, world=world)
     summary = run(tmp_path, chat, text=HIDDEN, world=World(extra=damaging))
-    assert all(revision.number == 0 or "lr" not in " ".join(revision.changes) for revision in summary.revisions)
+    assert not any(change.startswith("model.init_args.lr:") for one in summary.revisions for change in one.changes)
     assert any("heldout_secret got worse" in gate.sentence for gate in summary.gates)
 
 
