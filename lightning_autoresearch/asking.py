@@ -21,10 +21,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lightning_autoresearch.chat import ChatMessage, ChatModel, ChatReply, ChatRequest, Outcome
-from lightning_autoresearch.codec import from_json, to_json
+from lightning_autoresearch.chat import MOST_TOKENS, ChatMessage, ChatModel, ChatReply, ChatRequest, Outcome
+from lightning_autoresearch.codec import finite_or_none, from_json, to_json
 from lightning_autoresearch.journal import Entry, Journal
-from lightning_autoresearch.redaction import redact, secrets_in
+from lightning_autoresearch.redaction import redact, secrets_of
+from lightning_autoresearch.replay import prompts_of
 from lightning_autoresearch.space import digest_of
 from lightning_autoresearch.spec import Budget, Price, ScientistSettings
 
@@ -115,6 +116,7 @@ class Line:
         sleep: waits so many seconds; for tests.
         clock: seconds of a clock that never goes back; for tests.
         secrets: values to keep out of what a model says; by default those in the environment.
+        seconds_left: what is left of the study's time; no call waits longer.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class Line:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         secrets: Collection[str] | None = None,
+        seconds_left: Callable[[], float] = lambda: math.inf,
     ):
         self.name = chat.name
         self._chat = chat
@@ -139,7 +142,9 @@ class Line:
         self._stop = stop
         self._sleep = sleep
         self._clock = clock
-        self._secrets = secrets_in(os.environ) if secrets is None else secrets
+        self._secrets = secrets_of(settings, os.environ) if secrets is None else secrets
+        self._seconds_left = seconds_left
+        self._study = _study_of(journal)
         self._charges = _charges(journal)
         self._latest = next((entry.key for entry in reversed(journal.entries) if entry.kind == "call_started"), "")
         self._latest_prompt = prompt_of(journal, self._latest) if self._latest else ()
@@ -149,8 +154,13 @@ class Line:
         """What was charged so far, over all sessions of the study."""
         return _total(self._charges.values())
 
+    def spent_on(self, key: str) -> Spending:
+        """The same of the calls below one key, for example of all repairs of one proposal."""
+        return _total([charge for name, charge in self._charges.items() if name.startswith(f"{key}/")])
+
     def ask(self, messages: Sequence[ChatMessage], *, schema: Mapping[str, Any], key: str) -> ChatReply:
-        """Ask until there is an answer, within `settings.deadline_seconds` and at most `MOST_TRIES` tries.
+        """Ask until there is an answer, within `settings.deadline_seconds` (and what is left of the study's time) and
+        at most `MOST_TRIES` tries.
 
         A call that stands in the journal with the same prompt is answered from there.  When the person asks to stop,
         the reply is `timed_out` and the call is made again when the study goes on.
@@ -161,7 +171,8 @@ class Line:
             key: name of the call, unique in the study.
 
         Returns:
-            The last try's reply, secrets redacted; `over_budget` where the worst case of a try does not fit.
+            The last try's reply, secrets redacted; `over_budget` where the worst case of a try does not fit;
+            `timed_out` where the study has no time left.
 
         Raises:
             JournalError: the journal cannot be written; nothing was sent after that.
@@ -169,10 +180,13 @@ class Line:
         prompt = tuple(replace(message, content=_encodable(message.content)) for message in messages)
         call = _Call(key=key, messages=prompt, schema=schema, digest=_digest(prompt))
         tries = self._journaled(call)
-        end = self._clock() + self._settings.deadline_seconds
+        left = self._seconds_left()
+        end = self._clock() + min(self._settings.deadline_seconds, left)
         while not tries or tries[-1].again_seconds is not None:
             if not self._wait((tries[-1].again_seconds or 0.0) if tries else 0.0):
                 return ChatReply(outcome=Outcome.TIMED_OUT, detail="the study was asked to stop", may_cost=False)
+            if left <= 0:
+                return ChatReply(outcome=Outcome.TIMED_OUT, detail="the study's time is over", may_cost=False)
             if refusal := self._refusal(call, tries):
                 return ChatReply(outcome=Outcome.OVER_BUDGET, detail=refusal, may_cost=False)
             tries.append(self._try(call, tries=tries, end=end))
@@ -211,8 +225,9 @@ class Line:
             schema=call.schema,
             max_tokens=self._settings.max_tokens,
             timeout_seconds=end - self._clock(),
+            study=self._study,
         )
-        reply = self._clean(self._chat.ask(request, stop=self._stop))
+        reply = self._clean(self._chat.ask(request, stop=self._stop), call)
         stopped = reply.outcome is Outcome.TIMED_OUT and self._stop()
         outcomes = [*(one.reply.outcome for one in tries), reply.outcome]
         again = None if stopped else self._pause(reply, outcomes=outcomes, call=call, left=end - self._clock())
@@ -246,12 +261,20 @@ class Line:
         self._journal.append("call_finished", data, key=key)
         self._charges[key] = charge
 
-    def _clean(self, reply: ChatReply) -> ChatReply:
-        """The reply without secrets, and without characters that cannot be written as UTF-8."""
-        return replace(reply, text=self._fit(reply.text), detail=self._fit(reply.detail), model=self._fit(reply.model))
+    def _clean(self, reply: ChatReply, call: _Call) -> ChatReply:
+        """The reply without secrets, and without characters that cannot be written as UTF-8.
 
-    def _fit(self, text: str) -> str:
-        return _encodable(redact(text, secrets=self._secrets))
+        A secret that is a part of the schema (a password `init_args`) stays in the text: the reply is made of the
+        schema's words, and they are no secret.
+        """
+        shown = json.dumps(call.schema, ensure_ascii=False)
+        unsaid = [secret for secret in self._secrets if secret not in shown]
+        return replace(
+            reply,
+            text=_encodable(redact(reply.text, secrets=unsaid)),
+            detail=_encodable(redact(reply.detail, secrets=self._secrets)),
+            model=_encodable(redact(reply.model, secrets=self._secrets)),
+        )
 
     # -- trying again ----------------------------------------------------------------------------------------------
 
@@ -289,7 +312,8 @@ class Line:
         usd = None
         if self._price is not None:
             dearest = max(self._price.input_usd_per_million_tokens, self._price.cached_usd_per_million_tokens or 0.0)
-            usd = (prompt * dearest + self._settings.max_tokens * self._price.output_usd_per_million_tokens) / 1e6
+            for_reply = self._settings.max_tokens * self._price.output_usd_per_million_tokens
+            usd = finite_or_none((prompt * dearest + for_reply) / 1e6)
         return _Charge(tokens=prompt + self._settings.max_tokens, usd=usd)
 
     def _settled(self, reply: ChatReply, reserve: _Charge) -> _Charge:
@@ -297,6 +321,8 @@ class Line:
         if reply.usage is None:
             return reserve if reply.may_cost else _Charge(tokens=0, usd=0.0)
         read, written = max(0, reply.usage.input_tokens), max(0, reply.usage.output_tokens)
+        if read + written > MOST_TOKENS:
+            return reserve
         return _Charge(tokens=read + written, usd=self._usd(read, written, cached=reply.usage.cached_tokens))
 
     def _usd(self, read: int, written: int, *, cached: int) -> float | None:
@@ -306,7 +332,7 @@ class Line:
         reduced = self._price.cached_usd_per_million_tokens
         cached = min(max(0, cached), read)
         for_prompt = (read - cached) * full + cached * (full if reduced is None else reduced)
-        return (for_prompt + written * self._price.output_usd_per_million_tokens) / 1e6
+        return finite_or_none((for_prompt + written * self._price.output_usd_per_million_tokens) / 1e6)
 
     def _refusal(self, call: _Call, tries: Sequence[_Try]) -> str:
         """Why the budget does not cover another try, in words; empty where it does."""
@@ -362,17 +388,6 @@ def most_tokens(text: str) -> int:
     return len(text.encode()) - cheap + math.ceil(cheap / 2)
 
 
-def prompts_of(entries: Iterable[Entry]) -> dict[str, tuple[ChatMessage, ...]]:
-    """The prompt of every journaled try, by its key `<call>/<try>`."""
-    prompts: dict[str, tuple[ChatMessage, ...]] = {"": ()}
-    for entry in entries:
-        if entry.kind == "call_started":
-            delta = entry.data["prompt"]
-            prompts[entry.key] = _whole(delta, before=prompts[delta["after"]])
-    del prompts[""]
-    return prompts
-
-
 def prompt_of(entries: Iterable[Entry], key: str) -> tuple[ChatMessage, ...]:
     """The prompt of one journaled try.
 
@@ -419,6 +434,12 @@ def _table_price(model: str, *, prompt_tokens: int, reply_tokens: int) -> Price 
         )
     except LookupError:
         return None
+
+
+def _study_of(journal: Journal) -> str:
+    """What tells this study from every other one: when it began."""
+    created = journal.find("study_created", "")
+    return "" if created is None else digest_of([created.time, created.data["name"]])
 
 
 def _charges(entries: Iterable[Entry]) -> dict[str, _Charge]:
@@ -483,20 +504,6 @@ def _same_characters(message: ChatMessage, before: ChatMessage) -> int:
         return 0
     text, most = before.content, min(len(message.content), max(0, len(before.content) - 1))
     return next((n for n in range(most) if text[n] != message.content[n]), most)
-
-
-def _whole(delta: Mapping[str, Any], *, before: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-    """The prompt that `_delta` was made of."""
-    left, messages = delta["shared"], []
-    rest = [ChatMessage(role=role, content=text) for role, text in delta["messages"]]
-    for message in before:
-        if left >= len(message.content) and left:
-            messages.append(message)
-            left -= len(message.content)
-        elif left:
-            rest[0] = replace(rest[0], content=message.content[:left] + rest[0].content)
-            left = 0
-    return (*messages, *rest)
 
 
 def _digest(messages: Iterable[ChatMessage]) -> str:

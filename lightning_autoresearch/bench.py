@@ -9,7 +9,7 @@ from lightning_autoresearch.dispatch import Chain, Dispatcher
 from lightning_autoresearch.hypothesis import Measurement
 from lightning_autoresearch.scales import Scale
 from lightning_autoresearch.seeds import SeedStream
-from lightning_autoresearch.space import Value, canonical
+from lightning_autoresearch.space import Value
 from lightning_autoresearch.spec import Spec
 from lightning_autoresearch.trial import INFRASTRUCTURE, Purpose, Trial, TrialResult, TrialStatus
 
@@ -62,20 +62,28 @@ class Bench:
         self.seeds = SeedStream(spec.decision.seed)
         self.base: dict[str, Value] = spec.base
         self.round = 0
+        self._added: set[str] = set()
         self.measurements: list[Measurement] = []
 
     def add_key(self, key: str, value: Value) -> None:
         """A key joins the configurations; everything measured so far had this value of it."""
         self.base[key] = value
+        self._added.add(key)
         self.measurements = [replace(one, config={**one.config, key: value}) for one in self.measurements]
 
     def trial(
         self, config: Config, scale: Scale, *, seed: int, purpose: Purpose, hypothesis: str | None = None
     ) -> Trial:
-        """The trial of a configuration; its overrides are what differs from revision 0."""
+        """The trial of a configuration; its overrides are what differs from revision 0.
+
+        Under another class a key that the task does not name has another default, so all of these are said then.
+        """
+        differs = {key for key, value in config.items() if not same_value(value, self.base[key])}
+        if any(key.endswith("class_path") for key in differs):
+            differs |= config.keys() & self._added
         return Trial(
             id="",
-            overrides={key: value for key, value in config.items() if not same_value(value, self.base[key])},
+            overrides={key: value for key, value in config.items() if key in differs},
             scale=scale.name,
             seed=seed,
             purpose=purpose,
@@ -131,7 +139,7 @@ class Bench:
 
 def same_value(one: Value, other: Value) -> bool:
     """Equal in type and value: 1, 1.0 and true are three values."""
-    return canonical({"": one}) == canonical({"": other})
+    return type(one) is type(other) and one == other
 
 
 def same_shapes(one: Run, other: Run) -> bool:

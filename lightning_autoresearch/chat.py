@@ -36,6 +36,8 @@ class ChatRequest:
     """Largest number of tokens of the reply."""
     timeout_seconds: float
     """Deadline of this try, from the call to the last byte of the answer."""
+    study: str = ""
+    """What tells the study from every other one, an earlier one in the same folder included; empty where unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,8 +105,8 @@ PERMANENT = frozenset(
 )
 """Outcomes that a later call with the same settings will meet again."""
 
-UNSENT = frozenset({Outcome.NO_KEY, Outcome.OVER_BUDGET})
-"""Outcomes of calls that never left this machine."""
+MOST_TOKENS = 10**9
+"""No call has so many tokens: a larger count is no count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

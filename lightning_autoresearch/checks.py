@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_autoresearch.document import join_pointer
 from lightning_autoresearch.errors import Fault
-from lightning_autoresearch.space import Categorical, apply_overrides, domain_of, get_key, has_key
+from lightning_autoresearch.space import Categorical, apply_overrides, domain_of, get_key, has_key, unsound
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -294,8 +294,16 @@ def _space_faults(form: _Form) -> Iterator[Fault]:
 
 
 def _domain_faults(key: str, domain: Mapping[str, Any]) -> Iterator[Fault]:
-    if domain["type"] == "categorical":
-        return
+    if domain["type"] != "categorical":
+        faults = list(_bound_faults(key, domain))
+        yield from faults
+        if faults:
+            return
+    if why := unsound(domain_of(domain)):
+        yield _fault("search_space", key, what=why, mend="write another domain, or choose another unit")
+
+
+def _bound_faults(key: str, domain: Mapping[str, Any]) -> Iterator[Fault]:
     low, high = domain["low"], domain["high"]
     if low >= high:
         mend = "write low below high, or take the key out of the search space"

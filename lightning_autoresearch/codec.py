@@ -90,7 +90,7 @@ def read_json(path: Path) -> Any | None:
     """The plain data of a file, or None where there is no such file or it holds no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

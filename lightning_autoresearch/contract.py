@@ -13,29 +13,27 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from lightning_autoresearch import codec, policy
 from lightning_autoresearch.bundled import resource
 from lightning_autoresearch.checks import show, suggest
+from lightning_autoresearch.classes import ClassText
 from lightning_autoresearch.document import join_pointer
 from lightning_autoresearch.hypothesis import Briefing, Hypothesis, Prediction, SpaceEdit
 from lightning_autoresearch.jsontext import Unreadable, clean, find_object, loads
-from lightning_autoresearch.knobs import Knob, with_parents
+from lightning_autoresearch.knobs import Knob, keys_without_effect, with_parents
 from lightning_autoresearch.rewrite import guard, protected_digest
-from lightning_autoresearch.space import (
-    Domain,
-    SearchSpace,
-    Value,
-    apply_overrides,
-    canonical,
-)
+from lightning_autoresearch.space import Categorical, Domain, SearchSpace, Value, apply_overrides, canonical
 from lightning_autoresearch.spec import Mode, Spec
 
 MAX_OPS = 20
 """Most ops of one hypothesis."""
+LARGEST_DELTA = 1e12
+"""Largest size of a predicted change and of its bounds."""
 MAX_FAULTS = 30
 """Most faults that are named at once."""
 MOST_CHARACTERS: Mapping[str, int] = {"statement": 400, "mechanism": 1500, "why": 400, "analysis": 6000}
@@ -79,6 +77,8 @@ class Contract:
     """Places of the passages that stand in the prompt."""
     data: Mapping[str, Any]
     """The spec as plain data, for the guard."""
+    classes: Mapping[str, ClassText | None] = field(default_factory=dict)
+    """The classes that a `class_path` may be switched to, by class path, for what they take."""
 
     @classmethod
     def of(
@@ -89,6 +89,7 @@ class Contract:
         knobs: Mapping[str, Knob],
         quotes: Collection[str] = (),
         source: str,
+        classes: Mapping[str, ClassText | None] = MappingProxyType({}),
     ) -> Contract:
         """The contract for a briefing.
 
@@ -98,6 +99,8 @@ class Contract:
             knobs: what `knobs_of` gave for the spec.
             quotes: places of the passages that stand in the prompt; nothing else can be cited.
             source: name under which the hypotheses go.
+            classes: the classes that a `class_path` may be switched to; arguments that one of them does not take are
+                refused while it is used.
         """
         return cls(
             metric=briefing.metric,
@@ -113,6 +116,7 @@ class Contract:
             tried=briefing.tried,
             quotes=frozenset(quotes),
             data=spec.data,
+            classes=classes,
         )
 
     @cached_property
@@ -120,6 +124,11 @@ class Contract:
         """The editable pointers and what they mean; the same in every briefing of a study."""
         task = {join_pointer("task", *key.split(".")): ("task", key) for key in self.knobs}
         return task | {join_pointer("search_space", key): ("search_space", key) for key in self.knobs}
+
+    def without_effect(self, overrides: Mapping[str, Value]) -> frozenset[str]:
+        """The keys that the classes do not take which the branch has after a change."""
+        config = {**self.branch, **overrides}
+        return keys_without_effect(config, base_task=self.data["task"], class_texts=self.classes)
 
     def here(self, key: str) -> Value:
         """The branch's value of a knob."""
@@ -341,7 +350,10 @@ class _Draft:
             self._fault("prediction.metric", what, f"write {self.contract.metric!r}")
         if not 0.0 <= probability <= 1.0:
             self._fault("prediction.probability", f"{probability:g} is not between 0 and 1", "write a probability")
-        if not low <= delta <= high:
+        if not all(abs(number) <= LARGEST_DELTA for number in (delta, low, high)):
+            mend = f"write numbers from {-LARGEST_DELTA:g} to {LARGEST_DELTA:g}"
+            self._fault("prediction", "delta, delta_low or delta_high is beyond all measure", mend)
+        elif not low <= delta <= high:
             what = f"delta {delta:g} is not between delta_low {low:g} and delta_high {high:g}"
             self._fault("prediction", what, "write delta_low <= delta <= delta_high, all signed changes of the metric")
         if self.contract.mode == "max":
@@ -391,14 +403,14 @@ class _Draft:
         fault = "is not a single value" if isinstance(value, (dict, list)) else knob.fault(value)
         at, shown = f"{asked.place}.value_json", show(value)
         if fault:
-            self._fault(at, f"{shown} {fault}", _kind_mend(knob))
+            self._fault(at, f"{shown} {fault}", knob.mend)
         elif _equal(value, here):
             self._fault(at, f"{shown} is the present value", "write another one")
         elif (
             factor := policy.change_factor(here, value, whole=knob.kind == "int")
         ) > self.contract.max_factor * policy.ROUNDING:
             most = self.contract.max_factor
-            mend = f"write {_near_number(here, 1 / most, knob)} to {_near_number(here, most, knob)}"
+            mend = f"write {knob.times(here, 1 / most)} to {knob.times(here, most)}"
             self._fault(at, f"{shown} is {factor:.3g} times off {_json(here)}, the policy allows {most:g}", mend)
         elif key in self.space and not self.space[key].contains(value):
             mend = f"write a value inside, or widen {join_pointer('search_space', key)} in the same hypothesis"
@@ -441,8 +453,11 @@ class _Draft:
         if isinstance(new, str):
             self._fault(at, new, 'write for example {"type": "float", "low": 0.0, "high": 0.3}')
             return
+        if isinstance(new, Categorical):
+            knob = self.contract.knobs[asked.key]
+            new = replace(new, choices=tuple(knob.coerced(choice) for choice in new.choices))
         if old is not None and new == old:
-            self._fault(at, f"{new} is the present domain", "write another one")
+            self._fault(at, "it is the present domain", "write another one")
             return
         op: Any = {"add": "add", "remove": "freeze"}.get(asked.op, "widen")
         if asked.op == "set" and old is not None and new is not None and not policy.within(old, new):
@@ -472,36 +487,18 @@ class _Draft:
         if len(self.overrides) > self.contract.max_changes:
             what = f"it sets {len(self.overrides)} keys, the policy allows {self.contract.max_changes}"
             self._fault("ops", what, "set fewer, or split the hypothesis")
+        for key in sorted(self.contract.without_effect(self.overrides) & self.overrides.keys()):
+            what = f"{key} has no effect, since the class that would be used does not take it"
+            self._fault("ops", what, "drop the op, or switch the class in the same hypothesis")
         if self.overrides and self.config in self.contract.tried:
             self._fault("ops", "this very configuration was tried before", "change a value")
 
 
-def _kind_mend(knob: Knob) -> str:
-    if knob.kind == "choice":
-        return f"write {' or '.join(_json(option) for option in knob.options)}"
-    return f"write a {'whole ' if knob.kind == 'int' else ''}number{' or null' if knob.nullable else ''}"
-
-
-def _near_number(here: Value, factor: float, knob: Knob) -> str:
-    assert isinstance(here, (int, float))
-    bound = here * factor
-    if knob.kind == "int":
-        return str(max(math.floor(bound), int(here) + 1) if factor > 1 else min(math.ceil(bound), int(here) - 1))
-    return f"{bound:.3g}"
-
-
 def _joined(contract: Contract, key: str, values: Sequence[Value]) -> Domain:
-    """The domain with which a key joins the search space because it is set.
-
-    The one that it had in revision 0 where that holds the values; else the smallest that holds them, what the key is
-    now, and what it was in revision 0.
-    """
-    knob, here = contract.knobs[key], contract.here(key)
-    held = [knob.value, here, contract.incumbent.get(key, knob.value), *values]
-    former = policy.domain_or_fault(contract.data["search_space"].get(key))
-    if former is not None and not isinstance(former, str) and all(map(former.contains, held)):
-        return former
-    return policy.smallest_domain(knob, held)
+    """The domain with which a key joins the search space because it is set; it holds what the key is now and was."""
+    knob = contract.knobs[key]
+    held = [knob.value, contract.here(key), contract.incumbent.get(key, knob.value), *values]
+    return policy.joining_domain(knob, held)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -590,8 +587,8 @@ def _in_words(validator: str, instance: Any, wanted: Any, schema: Any) -> Iterat
         yield from (f"the key {key!r} is missing; add it" for key in wanted if key not in instance)
     else:
         known = schema["properties"]
-        for key in instance.keys() - known.keys():
-            near = suggest(key, known.keys() - instance.keys())
+        for key in (name for name in instance if name not in known):
+            near = suggest(key, [name for name in known if name not in instance])
             mend = f"did you mean {near!r}?" if near else f"allowed here: {', '.join(known)}"
             yield f"unknown key {show(key)}; {mend}"
 

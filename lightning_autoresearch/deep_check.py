@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning_autoresearch.chat import ChatMessage, ChatRequest
+from lightning_autoresearch.dispatch import MOST_CHARACTERS, redacted
 from lightning_autoresearch.executor import make_executor
 from lightning_autoresearch.guards import broken_bounds
+from lightning_autoresearch.redaction import secrets_of
 from lightning_autoresearch.scales import Scale
 from lightning_autoresearch.scientist import make_chat
 from lightning_autoresearch.spec import ScientistSettings, Spec
 from lightning_autoresearch.study import make_job, search_path
 from lightning_autoresearch.trial import Job, Purpose, Trial, TrialResult, TrialStatus
+from lightning_autoresearch.voice import Voice
 
 QUESTION = 'Answer with one JSON object that fits the schema, and nothing else: {"ready": true}'
 READY: dict[str, Any] = {
@@ -33,7 +37,9 @@ def check_deeply(spec: Spec) -> Iterator[tuple[str, bool]]:
     Returns:
         (a line in words, whether it is good) per scale, and one for the scientist.
     """
-    executor = make_executor(spec.execution, task=spec.task, search_path=search_path(spec))
+    variable = spec.scientist.key_variable if spec.scientist else None
+    executor = make_executor(spec.execution, task=spec.task, search_path=search_path(spec), key_variable=variable)
+    secrets = secrets_of(spec.scientist, os.environ)
     try:
         with tempfile.TemporaryDirectory(prefix="lightning-autoresearch-") as folder:
             for scale in spec.scales:
@@ -42,7 +48,7 @@ def check_deeply(spec: Spec) -> Iterator[tuple[str, bool]]:
                 executor.submit(_short_job(spec, scale), place)
                 while (result := executor.outcome(place)) is None:
                     executor.wait(0.2)
-                yield _in_words(spec, scale, result)
+                yield _in_words(spec, scale, redacted(result, secrets=secrets))
     finally:
         executor.close()
     if spec.scientist is not None:
@@ -77,15 +83,19 @@ def _short_job(spec: Spec, scale: Scale) -> Job:
 
 
 def _in_words(spec: Spec, scale: Scale, result: TrialResult) -> tuple[str, bool]:
+    """A result without secrets in words, hidden metrics left out."""
     where = f"{spec.path}: scale {scale.name}"
+    voice = Voice(spec)
     if result.finished:
-        broken = broken_bounds(spec.guards, result.metrics)
-        note = f"; after two steps: {'; '.join(broken)}" if broken else ""
-        logged = ", ".join(sorted(result.metrics))
+        hidden = {guard.metric for guard in spec.guards if guard.hidden} - {spec.objective.metric}
+        broken = voice.clean("; ".join(broken_bounds(spec.guards, result.metrics)), MOST_CHARACTERS)
+        note = f"; after two steps: {broken}" if broken else ""
+        logged = ", ".join(sorted(result.metrics.keys() - hidden))
         return (
             f"{where}: {result.parameters:,} parameters, two steps in {result.fit_seconds:.1f} s, logs {logged}{note}",
             True,
         )
-    trace = "".join(f"\n    {line}" for line in result.traceback)
+    trace = "".join(f"\n    {voice.clean(line, MOST_CHARACTERS)}" for line in result.traceback)
     kind = result.status.value.replace("_", " ")
-    return f"{where}: {kind}: {result.failure}{trace if result.status is TrialStatus.ERROR else ''}", False
+    failure = voice.clean(result.failure or "", MOST_CHARACTERS)
+    return f"{where}: {kind}: {failure}{trace if result.status is TrialStatus.ERROR else ''}", False

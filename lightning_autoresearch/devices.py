@@ -1,4 +1,4 @@
-"""What a trial may use: cores, cards (GPUs), memory, environment variables.  Imports no torch.
+"""What a trial may use: cores, cards (GPUs), memory.  Imports no torch.
 
 Not covered: cards of other makers than NVIDIA are not leased, and leases hold between processes of one user on one
 machine only.
@@ -22,7 +22,6 @@ from typing import Any
 
 from lightning_autoresearch.errors import ExecutorError
 
-_SECRET = re.compile("KEY|TOKEN|SECRET|PASSW|AUTH", re.IGNORECASE)
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -82,12 +81,6 @@ def thread_environment(threads: int) -> dict[str, str]:
     """The variables that numeric libraries read their number of threads from."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
     return dict.fromkeys(names, str(threads))
-
-
-def without_secrets(environment: Mapping[str, str], *, keep: Iterable[str] = ()) -> dict[str, str]:
-    """The environment without variables whose names look like secrets, except those to keep."""
-    kept = set(keep)
-    return {name: value for name, value in environment.items() if name in kept or not _SECRET.search(name)}
 
 
 def free_memory_gb() -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -29,6 +30,9 @@ Answer = TypeVar("Answer")
 Chain = Generator[Trial, TrialResult, Answer]
 
 POLL_SECONDS = 0.2
+
+MOST_LINES, MOST_CHARACTERS = 10, 400
+"""Lines of a traceback or log that are told of a failure, and characters of each."""
 
 
 class Interrupted(Exception):
@@ -202,7 +206,7 @@ class Dispatcher:
             shutil.rmtree(folder, ignore_errors=True)
             self._launch(trial, folder)
             return None
-        result = self._redacted(result)
+        result = redacted(result, secrets=self.secrets)
         retried = self.journal.find("trial_retried", key) is not None
         if result.status in INFRASTRUCTURE and not retried:
             # the folder goes first, so that a kill right here leaves the trial its second try
@@ -216,19 +220,37 @@ class Dispatcher:
             return None
         result = replace(result, attempts=1 + retried)
         visible = replace(result, metrics=self.sealed.put(key, result.metrics))
+        if not result.finished and visible.metrics != result.metrics:
+            _rewrite(folder, visible)
         self.journal.append("trial_finished", codec.to_json(visible), key=key)
         if result.finished:  # the folder of a failure is kept: its log is the only witness
             shutil.rmtree(folder, ignore_errors=True)
         return result
 
-    def _redacted(self, result: TrialResult) -> TrialResult:
-        """The result without secrets in what a user's code said when it failed."""
-        failure = result.failure and redact(result.failure, secrets=self.secrets)
-        trace = tuple(redact(line, secrets=self.secrets) for line in result.traceback)
-        return replace(result, failure=failure, traceback=trace)
-
     def _folder(self, trial: Trial) -> Path:
         return self.folder / trial.id
+
+
+def redacted(result: TrialResult, *, secrets: Collection[str]) -> TrialResult:
+    """The result without secrets in what a user's code said when it failed; long lines are cut after that."""
+    said = redact("\n".join(result.traceback), secrets=secrets).splitlines()
+    return replace(
+        result,
+        failure=result.failure and _short(redact(result.failure, secrets=secrets)),
+        traceback=tuple(_short(line) for line in said[-MOST_LINES:]),
+    )
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= MOST_CHARACTERS else line[: MOST_CHARACTERS - 3] + "..."
+
+
+def _rewrite(folder: Path, result: TrialResult) -> None:
+    """Put the result without hidden values into the files of a failed trial, whose folder stays."""
+    for name in ("outcome.json", "result.json"):
+        with suppress(OSError):  # a full disk is told by the journal, right after this
+            if (folder / name).exists():
+                codec.write_json(folder / name, codec.to_json(result))
 
 
 def run_key(trial: Trial) -> str:

@@ -30,10 +30,10 @@ from lightning_autoresearch.devices import (
     thread_environment,
     visible_cards,
     wanted_cards,
-    without_secrets,
 )
 from lightning_autoresearch.errors import ExecutorError
 from lightning_autoresearch.forkserver import ForkServer
+from lightning_autoresearch.redaction import without_secrets
 from lightning_autoresearch.space import apply_overrides
 from lightning_autoresearch.spec import Execution
 from lightning_autoresearch.supervisor import Launch, ProcessIdentity
@@ -82,8 +82,16 @@ class Executor(Protocol):
         ...
 
 
-def make_executor(execution: Execution, *, task: Mapping[str, Any], search_path: tuple[str, ...]) -> Executor:
+def make_executor(
+    execution: Execution, *, task: Mapping[str, Any], search_path: tuple[str, ...], key_variable: str | None = None
+) -> Executor:
     """The executor that the spec asks for.
+
+    Args:
+        execution: the spec's section.
+        task: the task, which says what devices are needed.
+        search_path: where the task's classes are looked for.
+        key_variable: the environment variable that holds the scientist's key, which no trial is given.
 
     Raises:
         ExecutorError: the task asks for GPUs and there are too few.
@@ -96,6 +104,7 @@ def make_executor(execution: Execution, *, task: Mapping[str, Any], search_path:
         search_path=search_path,
         preload=execution.preload,
         keep_environment=execution.keep_environment,
+        drop_environment=(key_variable,) if key_variable else (),
         memory_gb=execution.memory_gb,
     )
     if not needs_new_interpreter(task):
@@ -171,7 +180,7 @@ class ProcessExecutor:
 
     A trial on one device is forked from a warm server, one on several starts in a new interpreter.  Each slot has its
     own cores and cards.  Without a memory limit, 90 % of the memory that is free now is divided among the slots.
-    Variables that look like secrets are kept from the trials; `os.environ` stays as it is.
+    Variables that look like secrets, and those to drop, are kept from the trials; `os.environ` stays as it is.
     """
 
     def __init__(
@@ -181,6 +190,7 @@ class ProcessExecutor:
         search_path: tuple[str, ...] = (),
         preload: tuple[str, ...] = (),
         keep_environment: tuple[str, ...] = (),
+        drop_environment: tuple[str, ...] = (),
         memory_gb: float | None = None,
         start: Literal["auto", "exec"] = "auto",
         lease_seconds: float = 60.0,
@@ -193,7 +203,8 @@ class ProcessExecutor:
         # Sets of strings have one order in every trial; CUDA is asked by NVML, which a fork survives.
         fixed = {"PYTHONHASHSEED": "0", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
         threads = thread_environment(len(self._slots[0].cores))
-        self._environment = fixed | without_secrets(os.environ, keep=keep_environment) | threads
+        open_to_all = without_secrets(os.environ, keep=keep_environment, drop=drop_environment)
+        self._environment = fixed | open_to_all | threads
         self._server: ForkServer | None = None
         self._running: dict[Path, _Running] = {}
 

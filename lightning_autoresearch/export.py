@@ -16,9 +16,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from lightning_autoresearch.asking import prompts_of
 from lightning_autoresearch.chat import ChatMessage, Outcome
+from lightning_autoresearch.contract import MOST_CHARACTERS
 from lightning_autoresearch.journal import Entry
+from lightning_autoresearch.jsontext import Unreadable, clean, find_object
+from lightning_autoresearch.replay import prompts_of
 from lightning_autoresearch.sampler import SOURCE
 from lightning_autoresearch.trial import TrialStatus
 
@@ -37,8 +39,8 @@ GOOD: frozenset[Label] = frozenset({"keep", "promoted"})
 def chat_lines(entries: Iterable[Entry], *, only_keeps: bool = False, messages_only: bool = False) -> Iterator[str]:
     """The lines of a study's training data, in the order of its proposals: ASCII, without the line ends.
 
-    Left out are replies of which nothing was tested or refused yet: invalid ones, edits of the search space alone, and
-    hypotheses that are still open.
+    Left out are replies of which nothing was tested or refused yet (invalid ones, edits of the search space alone, and
+    hypotheses that are still open), and hypotheses that none of the journaled replies states.
 
     Args:
         entries: the entries of a journal.
@@ -63,8 +65,8 @@ def examples(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
             continue
         stated = [one for one in entry.data["hypotheses"] if one["source"] != SOURCE]
         found = [outcomes[one["id"]] for one in stated if one["id"] in outcomes]
-        if found:
-            call = _call_behind(stated, calls)
+        call = _call_behind(stated, calls)
+        if found and call is not None:
             yield {
                 "messages": _messages(prompts[call.key], reply=call.data["text"]),
                 "outcomes": found,
@@ -83,21 +85,21 @@ def _answers(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return answers
 
 
-def _call_behind(stated: Sequence[Mapping[str, Any]], calls: Sequence[Entry]) -> Entry:
-    """The reply that the hypotheses were taken from: the last that has their statements, else the last.
+def _call_behind(stated: Sequence[Mapping[str, Any]], calls: Sequence[Entry]) -> Entry | None:
+    """The reply that the hypotheses were taken from: the last that has their statements; None where none has.
 
     A repair can make a reply worse, and then an earlier one is used.
     """
     wanted = {one["statement"] for one in stated}
-    return next((call for call in reversed(calls) if wanted <= _statements(call.data["text"])), calls[-1])
+    return next((call for call in reversed(calls) if wanted <= _statements(call.data["text"])), None)
 
 
 def _statements(reply: str) -> set[str]:
-    """The statements in a reply's JSON, wherever in the text it stands."""
+    """The statements of a reply, read as they were when it came."""
     try:
-        said = json.loads(reply[reply.index("{") : reply.rindex("}") + 1])
-        return {one["statement"] for one in said["hypotheses"]}
-    except (ValueError, KeyError, TypeError):
+        said = find_object(reply, key="hypotheses")
+        return {clean(one["statement"], most=MOST_CHARACTERS["statement"]) for one in said["hypotheses"]}
+    except (Unreadable, KeyError, TypeError):
         return set()
 
 

@@ -226,7 +226,7 @@ def has_failed(finding: Finding) -> bool:
 def outcome_of(finding: Finding, tone: Tone) -> str:
     """What came of it: `+0.012 kept`."""
     if not is_decided(finding):
-        return f"void, may be stated again: {finding.why}" if finding.why else "void, nothing decided"
+        return f"void, may be stated again: {finding.why or finding.status.value.replace('_', ' ')}"
     if finding.status is not TrialStatus.FINISHED:
         first = finding.failure.partition("\n")[0]
         return f"failed: {finding.status.value}" + (f" {tone.say(first, FAILURE_CHARACTERS)}" if first else "")

@@ -85,8 +85,8 @@ class Provenance:
     """Tries that it took, repairs included."""
     tokens: int
     """Tokens charged."""
-    usd: float
-    """US dollars charged."""
+    usd: float | None
+    """US dollars charged; null where the price is not known."""
     repairs: int
     """How often a reply went back with its faults."""
 
@@ -109,6 +109,8 @@ class Proposal:
     """What a person should know of it, for example that the language model did not answer and why."""
     analysis: str = ""
     """The language model's reading of the evidence, in its own words."""
+    unanswered: bool = False
+    """Whether the language model did not answer but may another time: an empty proposal is then not the last word."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +42,8 @@ class State:
     """The same with the round's provisional keeps."""
     tried: set[str]
     """Canonical forms of the configurations that were screened."""
+    void: set[str] = field(default_factory=set)
+    """Those among them of which nothing was decided; they may be tried again on other seeds."""
     bars: list[Run] = field(default_factory=list)
     """The branch's runs that hypotheses are compared with."""
     findings: list[Finding] = field(default_factory=list)
@@ -68,6 +70,11 @@ class State:
     def before(self, hypothesis: Hypothesis) -> dict[str, Value]:
         """The branch's value of every key that a hypothesis sets."""
         return {name: self.branch[name] for name in hypothesis.overrides}
+
+    def release_void(self) -> None:
+        """Let be tried again what came to nothing: the next tests have other seeds, so they are other runs."""
+        self.tried -= self.void
+        self.void.clear()
 
     @classmethod
     def of(cls, base: Config) -> State:
@@ -123,7 +130,7 @@ class Intake:
         proposal = self._proposal(wanted, key=key)
         edited = self._edit_space(proposal.space_edits, key=key)
         accepted = [hypothesis for hypothesis in proposal.hypotheses[:wanted] if self._admit(hypothesis)]
-        return accepted if proposal.hypotheses or edited else None
+        return accepted if proposal.hypotheses or edited or proposal.unanswered else None
 
     def _proposal(self, wanted: int, *, key: str) -> Proposal:
         """The answer to a briefing: from the journal if it was given before."""
@@ -212,13 +219,19 @@ class Intake:
             return
         self._bench.add_key(key, value)
         self._state.incumbent[key] = self._state.branch[key] = value
-        self._state.tried = {canonical({**json.loads(one), key: value}) for one in self._state.tried}
+        self._state.tried = set(carried(self._state.tried, {key: value}))
+        self._state.void = set(carried(self._state.void, {key: value}))
 
     def _admit(self, hypothesis: Hypothesis) -> bool:
         """Whether a hypothesis may be tested; either way it is journaled."""
         state = self._state
         why = policy.refusal(
-            hypothesis, space=self._reviser.space, branch=state.branch, policy=self.spec.policy, tried=state.tried
+            hypothesis,
+            space=self._reviser.space,
+            branch=state.branch,
+            policy=self.spec.policy,
+            tried=state.tried,
+            without_effect=self._reviser.without_effect,
         )
         data: dict[str, Any] = {"hypothesis": codec.to_json(hypothesis)}
         if why:
@@ -229,3 +242,8 @@ class Intake:
         data |= {"round": self._bench.round, "before": state.before(hypothesis)}
         self._steps.once("hypothesis_stated", data, key=hypothesis.id)
         return True
+
+
+def carried(tried: Collection[str], values: Mapping[str, Value]) -> Iterator[str]:
+    """Canonical forms of configurations as they are with further keys, which had these values in all of them."""
+    return (canonical({**json.loads(one), **values}) for one in tried)

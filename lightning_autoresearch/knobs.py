@@ -18,6 +18,8 @@ Arguments that only another allowed class has are no knobs: after a switch such 
 from __future__ import annotations
 
 import copy
+import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,14 +30,26 @@ from lightning_autoresearch.classes import ClassText, Parameter, read_class
 from lightning_autoresearch.document import join_pointer
 from lightning_autoresearch.jsontext import LARGEST_WHOLE
 from lightning_autoresearch.rewrite import guard
-from lightning_autoresearch.space import Categorical, Float, Value, get_key, has_key
+from lightning_autoresearch.space import (
+    NO_SOUND_NUMBER,
+    Categorical,
+    Domain,
+    Float,
+    Overrides,
+    Value,
+    apply_overrides,
+    get_key,
+    has_key,
+    is_sound,
+)
 from lightning_autoresearch.spec import Spec
 
 KnobKind: TypeAlias = Literal["float", "int", "choice"]
 
 _OPEN_SECTIONS = frozenset({"model", "optimizer", "lr_scheduler"})
-_SEED = re.compile(r"seed.*|.*_seeds?|random_state", re.IGNORECASE)
+_SEED = re.compile(r".*seed.*|.*random_?state.*|(.*_)?rng(_.*)?", re.IGNORECASE)
 _CODE = frozenset({"class_path", "dict_kwargs"})
+_INTERPOLATION = "text with an interpolation"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,13 +70,15 @@ class Knob:
     """What the class's documentation says of it; empty where it says nothing."""
     in_task: bool = True
     """Whether the task has the key; else the default of the class's argument is in effect."""
+    domain: Domain | None = None
+    """Its domain in the search space of revision 0; null where it has none there."""
 
     def coerced(self, value: Any) -> Any:
         """A number in the type that the knob has: 4.0 as 4 where it is whole, 1 as 1.0 where not, options as listed."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return value
         if self.kind == "choice":
-            return next((one for one in self.options if not isinstance(one, bool) and one == value), value)
+            return Categorical(choices=self.options).as_listed(value)
         if self.kind == "int":
             return int(value) if float(value).is_integer() else value
         return float(value)
@@ -78,7 +94,22 @@ class Knob:
             return "is not a number" if self.kind == "float" else "is not a whole number"
         if self.kind == "int" and (not float(value).is_integer() or abs(value) > LARGEST_WHOLE):
             return f"is not a whole number of at most {LARGEST_WHOLE}"
-        return ""
+        return "" if is_sound(value) else NO_SOUND_NUMBER
+
+    @property
+    def mend(self) -> str:
+        """What to write in place of a value that it cannot hold."""
+        if self.kind == "choice":
+            return f"write {' or '.join(json.dumps(option, ensure_ascii=False) for option in self.options)}"
+        return f"write a {'whole ' if self.kind == 'int' else ''}number{' or null' if self.nullable else ''}"
+
+    def times(self, value: Value, factor: float) -> str:
+        """A number times a factor, as a bound that is named; a whole number moves by one at least."""
+        assert isinstance(value, (int, float))
+        bound = value * factor
+        if self.kind == "int":
+            return str(max(math.floor(bound), int(value) + 1) if factor > 1 else min(math.ceil(bound), int(value) - 1))
+        return f"{bound:.3g}"
 
 
 def knobs_of(spec: Spec, *, search_path: Sequence[str]) -> Mapping[str, Knob]:
@@ -116,12 +147,12 @@ def guard_task(
         base_task: the spec's task with the scale's keys applied, so that these are guarded too.
         task: the trial's task, before `fitted`.
         allowed_keys: dotted keys that may differ: those of the search space and of the knobs.
-        allowed_classes: class paths that may appear: `policy.allowed_classes` and the search space's choices.
+        allowed_classes: what `class_choices` gave: texts that may appear where they become code.
     """
     pointers = {join_pointer("task", *key.split(".")) for key in allowed_keys}
     old = {"task": with_parents(base_task, allowed_keys)}
     problems = guard(old, {"task": with_parents(task, allowed_keys)}, editable=pointers)
-    known = {*_code(base_task), *(("class_path", path) for path in allowed_classes)}
+    known = {*_code(base_task), *((name, text) for text in allowed_classes for name in _names_of_code(text))}
     strange = [text for text in dict.fromkeys(_code(task)) if text not in known]
     return (*problems, *(f"{name}: {value!r} is neither in the spec nor allowed by it" for name, value in strange))
 
@@ -171,7 +202,7 @@ def unfitting_keys(
     """The dotted keys that `fitted` takes out; it has the same arguments."""
     keys: list[str] = []
     for path, node in _class_nodes(task, ()):
-        if any(f"{'.'.join(path)}.".startswith(f"{gone}.") for gone in keys):
+        if lies_in(".".join(path), keys):
             continue
         text = class_texts.get(node["class_path"])
         was = ".".join([*path, "class_path"])
@@ -180,6 +211,25 @@ def unfitting_keys(
         if switched and text is not None and not text.takes_any and isinstance(arguments, Mapping):
             keys += [".".join([*path, "init_args", name]) for name in arguments if name not in text.names]
     return tuple(keys)
+
+
+def keys_without_effect(
+    config: Overrides, *, base_task: Mapping[str, Any], class_texts: Mapping[str, ClassText | None]
+) -> frozenset[str]:
+    """The keys of a configuration that its classes do not take: whatever their values, the fitted task is the same.
+
+    Args:
+        config: value of every key that is or was in the search space.
+        base_task: the spec's task.
+        class_texts: what `read_class` gave, by class path.
+    """
+    gone = unfitting_keys(apply_overrides(base_task, config), base_task=base_task, class_texts=class_texts)
+    return frozenset(key for key in config if lies_in(key, gone))
+
+
+def lies_in(key: str, places: Collection[str]) -> bool:
+    """Whether a dotted key is one of some places in a task, or lies below one of them."""
+    return any(f"{key}.".startswith(f"{place}.") for place in places)
 
 
 def _code(node: Any) -> Iterator[tuple[str, str]]:
@@ -191,7 +241,12 @@ def _code(node: Any) -> Iterator[tuple[str, str]]:
         for item in node:
             yield from _code(item)
     elif isinstance(node, str) and "${" in node:
-        yield "text with an interpolation", node
+        yield _INTERPOLATION, node
+
+
+def _names_of_code(text: str) -> tuple[str, ...]:
+    """What a text that the user lists may be in a task, as `_code` names it."""
+    return ("class_path", "_target_", *([_INTERPOLATION] if "${" in text else []))
 
 
 class _Knobs:
@@ -213,19 +268,32 @@ class _Knobs:
             about = parameter.about if parameter else ""
             if isinstance(domain, Categorical):
                 options = tuple(one for one in domain.choices if self._may_name(key, one, value))
-                yield Knob(key=key, value=value, kind="choice", options=options, about=about)
+                yield Knob(key=key, value=value, kind="choice", options=options, about=about, domain=domain)
             else:
-                yield Knob(key=key, value=value, kind="float" if isinstance(domain, Float) else "int", about=about)
+                kind: KnobKind = "float" if isinstance(domain, Float) else "int"
+                yield Knob(key=key, value=value, kind=kind, about=about, domain=domain)
 
     def of_classes(self) -> Iterator[Knob]:
         """Each `class_path` in an editable place for which another class of the same family is allowed."""
         for path, node in _class_nodes(self.spec.task, ()):
             present = node["class_path"]
-            others = [one for one in self.spec.policy.allowed_classes if one != present and self._akin(one, present)]
+            others = [
+                one
+                for one in self.spec.policy.allowed_classes
+                if one != present and self._akin(one, present) and self._takes_scales(one, path)
+            ]
             key = ".".join([*path, "class_path"])
             if others and self._is_editable_class(path):
                 about = "the class that is used; after a switch, arguments that it does not take are left out"
                 yield Knob(key=key, value=present, kind="choice", options=(present, *others), about=about)
+
+    def _takes_scales(self, class_path: str, path: Sequence[str]) -> bool:
+        """Whether a class takes what the scales set of the class in a place: a revision with it has to load."""
+        text = self._texts.get(class_path)
+        if text is None or text.takes_any:
+            return True
+        start = ".".join([*path, "init_args", ""])
+        return all(key.removeprefix(start).split(".")[0] in text.names for key in self._scaled if key.startswith(start))
 
     def of_task(self) -> Iterator[Knob]:
         """Single values in the task that the policy names."""
@@ -356,9 +424,14 @@ def _leaves(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
 
 
 def class_choices(spec: Spec) -> tuple[str, ...]:
-    """The class paths that a trial may switch to: the user's list, and choices of her search space."""
-    keys = [key for key in spec.search_space if key.rsplit(".", 1)[-1] == "class_path"]
+    """The texts that a trial may hold where they become code: the user's list of classes, and her own choices.
+
+    Of the search space's choices these are class paths, `_target_`s, and whatever has `${` in it.
+    """
     listed = [
-        choice for key in keys if isinstance(domain := spec.search_space[key], Categorical) for choice in domain.choices
+        choice
+        for key, domain in spec.search_space.domains.items()
+        for choice in (domain.choices if isinstance(domain, Categorical) else ())
+        if isinstance(choice, str) and (key.rsplit(".", 1)[-1] in ("class_path", "_target_") or "${" in choice)
     ]
-    return tuple(dict.fromkeys([*spec.policy.allowed_classes, *(path for path in listed if isinstance(path, str))]))
+    return tuple(dict.fromkeys([*spec.policy.allowed_classes, *listed]))

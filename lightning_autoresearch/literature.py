@@ -202,7 +202,7 @@ def passages_of(text: str) -> Iterator[tuple[int, str]]:
     start, held = 1, ""
     for line, paragraph in _paragraphs(text):
         heading = paragraph.startswith("#") and not held.rpartition("\n")[2].startswith("#")
-        if held and (heading or len(held) + len(paragraph) > PASSAGE_CHARACTERS):
+        if held and (heading or len(held) + 1 + len(paragraph) > PASSAGE_CHARACTERS):
             yield start, held
             held = ""
         start, held = (start, f"{held}\n{paragraph}") if held else (line, paragraph)
@@ -217,12 +217,13 @@ def passages_of(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
+    """The paragraphs with the line they begin at; a line ends as editors count it, at a line feed and nowhere else."""
     lines: list[str] = []
     start = 1
-    for number, line in enumerate((*text.splitlines(), ""), start=1):
+    for number, line in enumerate((*text.split("\n"), ""), start=1):
         if line.strip():
             start = start if lines else number
-            lines.append(line.rstrip())
+            lines.append(" ".join(line.splitlines()).rstrip())
         elif lines:
             yield start, "\n".join(lines)
             lines = []
@@ -230,14 +231,15 @@ def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
 
 def _cut(start: int, text: str) -> Iterator[tuple[int, str]]:
     """Pieces of at most `PASSAGE_CHARACTERS`, with their lines; cut at lines and sentences, else in the word."""
-    begin = 0
+    begin, line = 0, start
     while len(text) - begin > PASSAGE_CHARACTERS:
         ends = [end.end() for end in _SENTENCE_END.finditer(text, begin, begin + PASSAGE_CHARACTERS)]
         end = ends[-1] if ends and ends[-1] > begin else begin + PASSAGE_CHARACTERS
-        yield start + text.count("\n", 0, begin), text[begin:end].strip()
+        yield line, text[begin:end].strip()
+        line += text.count("\n", begin, end)
         begin = end
     if rest := text[begin:].strip():
-        yield start + text.count("\n", 0, begin), rest
+        yield line, rest
 
 
 # -------------------------------------------------------------------------------------------------------------- ranking

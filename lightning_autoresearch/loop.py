@@ -162,7 +162,8 @@ class Loop:
             reserve = self._reserve()
             missing = max(0, self.rule.seeds_per_screen - len(self._state.bars))
             cost = reserve + missing + self.rule.seeds_per_screen
-            if reason := self._purse.spent(cost=cost, ahead=reserve, key=f"{self._bench.round}/{self._state.asked}"):
+            key = f"{self._bench.round}/{self._state.asked}"
+            if reason := self._purse.spent(cost=cost, ahead=reserve, key=key, asking=True):
                 return kept, reason
             self._draw_bars()
             self._state.gain_sd = self._gates.pools[self.spec.scales.search.name, True].sd
@@ -202,6 +203,7 @@ class Loop:
         if not promoted:
             self._state.branch = dict(self._state.incumbent)
         self._state.bars = self._bars_after(gates, promoted=promoted)
+        self._state.release_void()
         self._state.stale_rounds = 0 if promoted else self._state.stale_rounds + 1
         self._state.gates += [self._gate_finding(gated, kept) for gated in gates]
 
@@ -337,7 +339,6 @@ class Loop:
             return self._screened([one.hypothesis])[0]
         why = "the budget does not suffice" if len(kept) < room else "the round was full"
         sentence = f"Void: it passed, but {why} before it could be screened on top of {kept[-1].hypothesis.id}."
-        self._state.tried.discard(canonical(one.config))
         return replace(one, decision=replace(one.decision, verdict=Verdict.VOID, sentence=sentence), why=why)
 
     def _screened(self, hypotheses: Sequence[Hypothesis]) -> list[Screened]:
@@ -388,6 +389,9 @@ class Loop:
         """Journal what the screen decided of a hypothesis, and remember it for the next briefing."""
         hypothesis, status = screened.hypothesis, screened.runs[-1].result.status
         gain = statistics.fmean(screened.gains) if screened.gains else None
+        is_void = screened.decision.verdict is Verdict.VOID
+        if is_void:
+            self._state.void.add(canonical(screened.config))
         self._state.findings.append(
             Finding(
                 hypothesis=hypothesis,
@@ -398,7 +402,7 @@ class Loop:
                 round=self._bench.round,
                 failure=_failure(screened.runs[-1]),
                 train_seconds=sum(run.result.train_seconds for run in screened.runs),
-                void=screened.decision.verdict is Verdict.VOID,
+                void=is_void,
                 why=screened.why,
             )
         )

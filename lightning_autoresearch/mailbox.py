@@ -5,10 +5,10 @@ A person, a coding agent or a model behind an air gap can be the scientist so, w
     3-7-1-1f2e3d4c.request.json    open: waits for a reply
     3-7-1-1f2e3d4c.reply.json      the reply; its whole text counts
     3-7-1-1f2e3d4c.expired.json    a request whose deadline passed
-    done/                          answered requests, and their replies once the next request is written
+    done/                          answered requests, and replies, late ones too, once the next request is written
 
-The stem is the call's key and the first eight digits of the prompt's SHA-256, so a study that is started again finds
-its own request, and a reply that came meanwhile.
+The stem is the call's key and eight digits of the SHA-256 of study and prompt, so a study that is started again finds
+its own request, and a reply that came meanwhile; another study in the same folder does not take it for its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import errno
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -80,9 +81,9 @@ class Mailbox:
         try:
             stem = self._post(request, now=begun)
             text, outcome, detail = self._await(stem, deadline=begun + request.timeout_seconds, stop=stop)
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        except (OSError, ValueError, OverflowError) as error:  # the latter: names and dates that cannot be
             text, detail = "", f"the mailbox {self.folder} cannot be used ({error}); make it a writable folder"
-            lasting = isinstance(error, ValueError) or error.errno in _UNUSABLE
+            lasting = not isinstance(error, OSError) or error.errno in _UNUSABLE
             outcome = Outcome.NOT_FOUND if lasting else Outcome.DISCONNECTED
         return ChatReply(
             outcome=outcome,
@@ -96,13 +97,14 @@ class Mailbox:
         )
 
     def _post(self, request: ChatRequest, *, now: float) -> str:
-        """Write the request unless its reply is there; the stem of its files."""
+        """Write the request unless its reply can be read; the stem of its files."""
         digest = digest_of([[message.role, message.content] for message in request.messages])
+        of_study = digest_of([request.study, digest]) if request.study else digest
         name = re.sub(r"[^A-Za-z0-9_]+", "-", request.key).strip("-")[:80] or "call"
-        stem = f"{name}-{digest[:8]}"
+        stem = f"{name}-{of_study[:8]}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._tidy(keep=stem)
-        if not self._path(stem, "reply").exists():
+        if not _Reply(self._path(stem, "reply"), clock=self._clock).begun():
             write_json(self._path(stem, "request"), self._letter(request, stem=stem, digest=digest, now=now))
             self._path(stem, "expired").unlink(missing_ok=True)
         return stem
@@ -110,13 +112,14 @@ class Mailbox:
     def _letter(self, request: ChatRequest, *, stem: str, digest: str, now: float) -> dict[str, Any]:
         """What stands in the request file; one that is found again keeps its beginning and gets the new deadline."""
         earlier = read_json(self._path(stem, "request"))
+        asked_at = earlier.get("asked_at") if isinstance(earlier, dict) else None
         return {
             "format": FORMAT,
             "instructions": INSTRUCTIONS,
             "key": request.key,
             "digest": digest,
             "reply_to": self._path(stem, "reply").name,
-            "asked_at": earlier["asked_at"] if isinstance(earlier, dict) and "asked_at" in earlier else _iso(now),
+            "asked_at": asked_at if isinstance(asked_at, str) and asked_at.isascii() else _iso(now),
             "deadline": _iso(now + request.timeout_seconds),
             "messages": [{"role": message.role, "content": message.content} for message in request.messages],
             "schema": dict(request.schema),
@@ -139,13 +142,14 @@ class Mailbox:
             self._sleep(min(POLL_SECONDS, left))
 
     def _tidy(self, *, keep: str) -> None:
-        """Put replies away whose request is in `done`.
+        """Put replies away whose request is in `done` or expired before they came.
 
         Only now, not when they were read: had the study been killed before it journaled a reply, it would ask again.
         """
         for reply in self.folder.glob("*.reply.json"):
             stem = reply.name.removesuffix(".reply.json")
-            if stem != keep and (self.folder / "done" / f"{stem}.request.json").exists():
+            answered = (self.folder / "done" / f"{stem}.request.json").exists()
+            if stem != keep and (answered or self._path(stem, "expired").exists()):
                 self._move(stem, "reply", to=self.folder / "done" / reply.name)
 
     def _move(self, stem: str, what: str, *, to: Path) -> None:
@@ -167,6 +171,10 @@ class _Reply:
         self._clock = clock
         self._seen: tuple[bytes, float] = (b"", 0.0)
 
+    def begun(self) -> bool:
+        """Whether there is anything to read."""
+        return bool(self._bytes().strip())
+
     def read(self) -> bytes | None:
         """The file's bytes once it is whole, else None."""
         raw = self._bytes()
@@ -179,10 +187,17 @@ class _Reply:
 
     def _bytes(self) -> bytes:
         try:
-            if not self._path.is_file():
-                return b""
-            with self._path.open("rb") as stream:
-                return stream.read(MOST_BYTES + 1)
+            # A link would have any file of this user read and sent to a model; a pipe would block.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise OSError("it is no file")
+                with open(descriptor, "rb", closefd=False) as stream:
+                    return stream.read(MOST_BYTES + 1)
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            return b""
         except OSError as error:
             self.trouble = f"; its reply cannot be read ({error})"
             return b""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,12 +11,17 @@ from lightning_autoresearch.checks import show
 from lightning_autoresearch.hypothesis import Hypothesis, SpaceEdit
 from lightning_autoresearch.jsontext import LARGEST_WHOLE
 from lightning_autoresearch.knobs import Knob
-from lightning_autoresearch.space import Categorical, Domain, Float, Integer, Overrides, SearchSpace, Value
+from lightning_autoresearch.space import Categorical, Domain, Float, Integer, Overrides, SearchSpace, Value, unsound
 from lightning_autoresearch.spec import Policy
 from lightning_autoresearch.trial import canonical
 
 ROUNDING = 1.01
 """Slack on `max_factor`, because values are rounded to three digits."""
+
+MOST_CHOICES = 50
+"""Most choices of a domain that is added, and of one that is widened unless it had more."""
+ADDED_FACTORS = 2
+"""How many times `max_factor` an added range may reach beyond what its key is and what its range was in revision 0."""
 
 _LARGEST_LOG = 700.0  # its exponential is still finite
 _DONE = {"widen": "widened", "narrow": "narrowed", "freeze": "taken out of the search space", "add": "added"}
@@ -29,6 +34,7 @@ def refusal(
     branch: Mapping[str, Value],
     policy: Policy,
     tried: Collection[str],
+    without_effect: Callable[[Overrides], Collection[str]] = lambda _: (),
 ) -> str | None:
     """Why a hypothesis may not be tried, in words; None when it may.
 
@@ -38,6 +44,7 @@ def refusal(
         branch: value of every key in the branch.
         policy: the spec's policy.
         tried: canonical forms of the configurations that were screened before.
+        without_effect: the keys of a configuration that its classes do not take (`knobs.keys_without_effect`).
     """
     overrides = hypothesis.overrides
     changed = [key for key, value in overrides.items() if not _same(branch.get(key), value)]
@@ -47,6 +54,9 @@ def refusal(
         return f"it changes {len(changed)} keys, the policy allows {policy.max_changes}"
     if faults := space.faults(overrides):
         return "; ".join(faults)
+    without = without_effect({**branch, **overrides})
+    if idle := [key for key in changed if key in without]:
+        return f"it sets {', '.join(idle)}, which has no effect: the class that would be used does not take it"
     for key in changed:
         if (
             factor := change_factor(branch.get(key), overrides[key], whole=isinstance(space[key], Integer))
@@ -106,11 +116,15 @@ def edit_refusal(
     `max_factor - 1` times the range's width or half that width, whichever is most, and never across zero; whole numbers
     always by one.
     A choice is widened only to options of its knob.  `add` takes a knob that is not in the space yet, with a domain
-    that suits its kind, contains its value and has no value of another sign.  The arguments are those of `space_after`.
+    that suits its kind, contains its value and has no value of another sign; above zero it reaches at most
+    `ADDED_FACTORS` times `max_factor` beyond the values that the key has and had in revision 0 and its range there.
+    No domain gets more than `MOST_CHOICES` choices.  The arguments are those of `space_after`.
     """
     key, old, new = edit.key, space.domains.get(edit.key), edit.domain
     if edit.op == "add":
-        why = "it is in the search space already" if old is not None else _adding(knobs.get(key), new)
+        held = [config[key] for config in must_contain if key in config]
+        is_there = "it is in the search space already" if old is not None else ""
+        why = is_there or _adding(knobs.get(key), new, held=held, max_factor=max_factor)
     elif old is None:
         why = "it is not in the search space"
     elif edit.op == "freeze":
@@ -123,42 +137,64 @@ def edit_refusal(
     return f"{key} cannot be {_DONE[edit.op]}: {why}" if why else None
 
 
-def _adding(knob: Knob | None, new: Domain | None) -> str:
+def _adding(knob: Knob | None, new: Domain | None, *, held: Sequence[Value], max_factor: float) -> str:
     """Why a domain does not suit a knob that is to be added; empty where it does."""
     if knob is None:
         return "it is not among the keys that may be set"
     if new is None:
         return "a domain is missing"
-    if why := _unsound(new) or _unsuited(knob, new) or _changes_sign(knob, new):
+    if why := _crowded(new, most=MOST_CHOICES) or unsound(new) or _unsuited(knob, new) or _changes_sign(knob, new):
         return why
-    return "" if new.contains(knob.value) else f"its value in revision 0, {knob.value!r}, is outside {new}"
+    if not new.contains(knob.value):
+        return f"its value in revision 0, {knob.value!r}, is outside {new}"
+    return _out_of_reach(knob, new, held=held, most=max_factor**ADDED_FACTORS)
+
+
+def _out_of_reach(knob: Knob, new: Domain, *, held: Sequence[Value], most: float) -> str:
+    """Which end of a domain that is added lies too far from what its key is and was; empty where none does."""
+    known = _numbers((knob.value, *held, *(() if knob.domain is None else _ends(knob.domain))))
+    ends = _numbers(_ends(new))
+    if knob.kind == "choice" or not known or not ends:
+        return ""
+    for end, reach, is_beyond in (
+        (min(ends), min(known), min(ends) < min(known)),
+        (max(ends), max(known), max(ends) > max(known)),
+    ):
+        if is_beyond and change_factor(reach, end, whole=knob.kind == "int") > most * ROUNDING:
+            return (
+                f"{end:g} is further than a factor of {most:g} from {reach:g}, to which its values reach so far; "
+                "widen it later"
+            )
+    return ""
+
+
+def _crowded(domain: Domain, *, most: int) -> str:
+    """That a domain has too many choices; empty where it has not."""
+    if not isinstance(domain, Categorical) or len(domain.choices) <= most:
+        return ""
+    return f"{len(domain.choices)} choices are more than {most}"
+
+
+def _ends(domain: Domain) -> tuple[Value, ...]:
+    return domain.choices if isinstance(domain, Categorical) else (domain.low, domain.high)
+
+
+def _numbers(values: Sequence[Value]) -> list[float]:
+    return [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
 
 
 def _changes_sign(knob: Knob, domain: Domain) -> str:
     """That a domain has values of the other sign than the knob's own; empty where it has none."""
-    ends = domain.choices if isinstance(domain, Categorical) else (domain.low, domain.high)
     if knob.kind == "choice" or not isinstance(knob.value, (int, float)):
         return ""
-    other = [end for end in ends if isinstance(end, (int, float)) and end * knob.value < 0]
+    other = [end for end in _numbers(_ends(domain)) if end * knob.value < 0]
     return f"{other[0]!r} has another sign than its value in revision 0, {knob.value!r}" if other else ""
-
-
-def _unsound(domain: Domain) -> str:
-    """Why a domain is none in itself; empty where it is one."""
-    if isinstance(domain, Categorical):
-        distinct = {(type(choice), choice) for choice in domain.choices}
-        return "" if len(distinct) == len(domain.choices) > 1 else "a categorical needs two or more distinct choices"
-    if not (math.isfinite(domain.low) and math.isfinite(domain.high)):
-        return "the bounds must be finite numbers"
-    if not domain.low < domain.high:
-        return f"low {domain.low:g} is not below high {domain.high:g}"
-    return "scale log needs a low above 0" if domain.scale == "log" and domain.low <= 0 else ""
 
 
 def _unsuited(knob: Knob, domain: Domain) -> str:
     """Why a domain does not suit the kind of a knob; empty where it does."""
     if isinstance(domain, Categorical):
-        bad = [f"the choice {choice!r} {fault}" for choice in domain.choices if (fault := knob.fault(choice))]
+        bad = [f"the choice {show(choice)} {fault}" for choice in domain.choices if (fault := knob.fault(choice))]
         return bad[0] if bad else ""
     if knob.kind == "choice":
         return f"it is {Categorical(choices=knob.options)}, not a range"
@@ -175,7 +211,8 @@ def _reshaping(op: str, old: Domain, new: Domain | None, *, knob: Knob | None, m
         return "a domain is missing"
     if type(new) is not type(old) or _scale(new) != _scale(old):
         return f"type and scale stay as they are ({old})"
-    if why := _unsound(new):
+    most = max(MOST_CHOICES, len(old.choices)) if isinstance(old, Categorical) else MOST_CHOICES
+    if why := _crowded(new, most=most) or unsound(new):
         return why
     smaller, larger = (old, new) if op == "widen" else (new, old)
     if not within(smaller, larger):
@@ -193,9 +230,9 @@ def _new_choices(old: Categorical, new: Categorical, *, knob: Knob | None, max_f
         if old.contains(choice):
             continue
         if knob is None:
-            return f"nobody has listed {choice!r}"
+            return f"nobody has listed {show(choice)}"
         if fault := knob.fault(choice):
-            return f"the choice {choice!r} {fault}"
+            return f"the choice {show(choice)} {fault}"
         if min(change_factor(one, choice, whole=knob.kind == "int") for one in old.choices) > max_factor * ROUNDING:
             return f"the choice {choice!r} is further than a factor of {max_factor:g} from every other"
     return ""
@@ -262,6 +299,16 @@ def _categorical(data: Mapping[str, Any]) -> Domain | str:
     return Categorical(choices=tuple(choices))
 
 
+def joining_domain(knob: Knob, values: Sequence[Value]) -> Domain:
+    """The domain with which a knob joins the search space because it is set: it holds the values.
+
+    The one that it had in revision 0 where that holds them, else the smallest that does.
+    """
+    if knob.domain is not None and all(map(knob.domain.contains, values)):
+        return knob.domain
+    return smallest_domain(knob, values)
+
+
 def smallest_domain(knob: Knob, values: Sequence[Value]) -> Domain:
     """The smallest domain of a knob that holds some values (two distinct ones or more)."""
     if knob.kind == "choice":
@@ -277,13 +324,15 @@ def smallest_domain(knob: Knob, values: Sequence[Value]) -> Domain:
 
 
 def whole_numbers(overrides: Overrides, *, space: SearchSpace) -> dict[str, Value]:
-    """The overrides with whole numbers as such where the key's domain is one of whole numbers: 4.0 becomes 4."""
-    return {
-        key: int(value)
-        if isinstance(value, float) and value.is_integer() and key in space and isinstance(space[key], Integer)
-        else value
-        for key, value in overrides.items()
-    }
+    """The overrides with numbers in the type that their domain has: 4.0 becomes 4 where it is listed so."""
+    return {key: _as_in(space.domains.get(key), value) for key, value in overrides.items()}
+
+
+def _as_in(domain: Domain | None, value: Value) -> Value:
+    if isinstance(domain, Categorical):
+        return domain.as_listed(value)
+    is_whole = isinstance(domain, Integer) and isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole else value  # type: ignore[arg-type]
 
 
 def _same(one: Value, other: Value) -> bool:

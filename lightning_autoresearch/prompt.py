@@ -268,7 +268,7 @@ def _guards(spec: Spec) -> str:
         bounds += [f"at least {guard.min:g}"] if guard.min is not None else []
         worse = {"min": ["may not rise"], "max": ["may not fall"], None: []}[guard.mode]
         told.append(f"{guard.metric} ({', '.join([*bounds, *worse])})")
-    return ("; ".join(told) or "none named") + ". Other metrics may be watched without being named"
+    return ("; ".join(told) or "none named") + "; others may be watched"
 
 
 def _scales(spec: Spec, voice: Voice) -> str:
@@ -286,9 +286,7 @@ def _decision(spec: Spec) -> str:
         return f"a hypothesis is kept for good where {how}; there is no gate in this study"
     return (
         "a screen needs two seeds: dropped if not better on the first; kept if the sum of both gains is above 0 and "
-        "the second is not clearly worse. Of what is tested side by side and sets the same key only the best is kept; "
-        "what passes beside a better one is tested again on top of it (its line tells that last test), or void where "
-        f"the round is full. A round closes at {plural(rule.keeps_per_round, 'keep')} or "
+        f"the second is not clearly worse. A round closes at {plural(rule.keeps_per_round, 'keep')} or "
         f"{plural(rule.proposals_per_round, 'test')}; its gate runs up to {rule.gate_pairs} fresh pairs per scale; at "
         f"most {100 * rule.alpha:g} % of the promotions are expected to be false"
     )
@@ -415,7 +413,8 @@ def _now(dossier: Dossier, briefing: Briefing, *, room: int, earlier: Sequence[s
     bare = len(filled("now.md", **facts, space="", sections=""))
     quoted = _open_notes(dossier, untested, voice)
     left = room - bare - len(quoted) - 2
-    space = space_table(briefing, records, room=left, tone=tone)
+    is_short = _characters(dossier) < FULL_CHARACTERS
+    space = space_table(briefing, records, room=left, tone=tone, in_words=is_short)
     left -= len(space)
     parts = [quoted] if quoted else []
     for variants in _sections(dossier, briefing, untested=untested, voice=voice, tone=tone):

@@ -67,7 +67,7 @@ class Purse:
         calibration = fresh * min(CREDITED_SEEDS, self.spec.decision.calibration_seeds)
         return min(gates + calibration + self.confirm_cost(first=first), self.spec.budget.trials // 2)
 
-    def spent(self, *, cost: int, key: str, ahead: int = 0) -> str:
+    def spent(self, *, cost: int, key: str, ahead: int = 0, asking: bool = False) -> str:
         """Why the budget does not allow to go on, or "".
 
         The clock and the language model's cost differ from run to run: that one of them ended the study is journaled,
@@ -77,6 +77,7 @@ class Purse:
             cost: trials that the next step needs, with all that must follow it.
             key: name of the step.
             ahead: trials whose expected time must also fit (at most half of the hours).
+            asking: whether the next step may ask the language model, so that its cost counts.
         """
         if ended := self._steps.journal.find("budget_ended", key):
             return str(ended.data["reason"])
@@ -87,7 +88,7 @@ class Purse:
             return f"the budget of {self.spec.budget.trials} trials is spent{rest}"
         if self._steps.replaying:
             return ""
-        reason = self._time_is_up(ahead) or self._gains_are_too_dear()
+        reason = self._time_is_up(ahead) or (self._gains_are_too_dear() if asking else "")
         if reason:
             data = {"reason": reason, "elapsed_seconds": round(self._elapsed(), 1)}
             self._steps.journal.append("budget_ended", data, key=key)

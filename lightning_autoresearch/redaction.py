@@ -1,21 +1,26 @@
 """Secrets out of texts, and texts made harmless: what goes into a prompt, a journal, a report or a log passes here.
 
-Two nets.  The values of environment variables whose names look like secrets are taken out wherever they stand; and so
-is whatever has the shape of a well-known kind of key.  Not covered: a secret that stands in no such variable and has no
-such shape, and one that was encoded, split or translated before it got into the text.
+Two nets.  The values of environment variables whose names look like secrets, and that of the variable that holds the
+scientist's key, are taken out wherever they stand, whatever blanks and line ends are within them; and so is whatever
+has the shape of a well-known kind of key.  Not covered: a secret that stands in no such variable and has no such shape,
+and one that was encoded, split or translated before it got into the text.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
 
 REDACTED = "[redacted]"
 """What stands in a secret's place."""
 
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|AUTH|CREDENTIAL", re.IGNORECASE)
-_SHORTEST = 6
+SHORTEST_SECRET = 6
+"""A text of fewer characters is taken for no secret: it would stand in many an ordinary word."""
+
+# A tokenizer is none, and tasks name theirs.
+_SECRET_NAME = re.compile(r"KEY|TOKEN(?!IZ)|SECRET|PASSW|AUTH|CREDENTIAL", re.IGNORECASE)
 _CUT = " [...] "
 
 _SHAPES = tuple(
@@ -53,14 +58,54 @@ _LINE_ENDS = re.compile(r"\r\n?|[\x85\u2028\u2029]")
 _UNSEEN = frozenset({"Cc", "Cf", "Cs"})
 
 
+class NamesKey(Protocol):
+    """Settings of a language model."""
+
+    @property
+    def key_variable(self) -> str | None:
+        """Name of the environment variable with its key; null where there is none."""
+        ...
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable or an argument of this name is likely to hold a secret.
+
+    >>> [name for name in ("HF_TOKEN", "db_password", "tokenizer", "lr") if is_secret_name(name)]
+    ['HF_TOKEN', 'db_password']
+    """
+    return _SECRET_NAME.search(name) is not None
+
+
+def without_secrets(
+    environ: Mapping[str, str], *, keep: Iterable[str] = (), drop: Iterable[str] = ()
+) -> dict[str, str]:
+    """The environment without variables whose names look like secrets and without those to drop; `keep` wins."""
+    kept, dropped = set(keep), set(drop)
+    return {
+        name: value for name, value in environ.items() if name in kept or not (name in dropped or is_secret_name(name))
+    }
+
+
+def secrets_of(settings: NamesKey | None, environ: Mapping[str, str]) -> frozenset[str]:
+    """The values of `secrets_in`, and the key of a study's language model, however its variable is called.
+
+    Args:
+        settings: the spec's `scientist`; None where it has none.
+        environ: the environment.
+    """
+    variable = settings.key_variable if settings else None
+    key = environ.get(variable, "").strip() if variable else ""
+    return secrets_in(environ) | ({key} if len(key) >= SHORTEST_SECRET else set())
+
+
 def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
     """The values, of at least 6 characters, of the variables whose names look like secrets.
 
     >>> sorted(secrets_in({"OPENAI_API_KEY": "abcdef", "SSH_TOKEN": "short", "HOME": "/home/me"}))
     ['abcdef']
     """
-    named = (value.strip() for name, value in environ.items() if _SECRET_NAME.search(name))
-    return frozenset(value for value in named if len(value) >= _SHORTEST)
+    named = (value.strip() for name, value in environ.items() if is_secret_name(name))
+    return frozenset(value for value in named if len(value) >= SHORTEST_SECRET)
 
 
 def redact(text: str, *, secrets: Collection[str] = ()) -> str:
@@ -75,6 +120,9 @@ def redact(text: str, *, secrets: Collection[str] = ()) -> str:
     """
     # The longest first: a secret may be a part of another.
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        parts = secret.split()
+        if len(parts) > 1:  # it may have been put on one line, or its blank lines left out
+            text = re.sub(r"\s+".join(map(re.escape, parts)), REDACTED, text)
         text = text.replace(secret, REDACTED)
     for shape, replacement in _SHAPES:
         text = shape.sub(replacement, text)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from lightning_autoresearch.hypothesis import SpaceEdit
 from lightning_autoresearch.ledger import Ledger, Step, coordinate, shown
-from lightning_autoresearch.space import Categorical, Float, Integer, SearchSpace, Value
+from lightning_autoresearch.space import Categorical, Float, Integer, SearchSpace, Value, unsound
 
 EDGE = 0.05
 """A value leans on a bound when it is this close to it, as a share of the key's range."""
@@ -74,7 +74,12 @@ def _widening(ledger: Ledger, key: str) -> SpaceEdit | None:
         if not leaning or trend <= TREND * ledger.briefing.gain_sd:
             continue
         wider = _wider(domain, way, ledger.briefing.max_factor)
-        if wider == domain or _failed_beyond(ledger, key, way, wider) or _was_widened(ledger, key, way):
+        if (
+            wider == domain
+            or unsound(wider)
+            or _failed_beyond(ledger, key, way, wider)
+            or _was_widened(ledger, key, way)
+        ):
             continue
         bound, new = (domain.high, wider.high) if way > 0 else (domain.low, wider.low)
         why = (

@@ -13,7 +13,7 @@ from lightning_autoresearch.classes import ClassText
 from lightning_autoresearch.decision import Decision
 from lightning_autoresearch.document import parse
 from lightning_autoresearch.hypothesis import Hypothesis
-from lightning_autoresearch.knobs import fitted, unfitting_keys
+from lightning_autoresearch.knobs import fitted, keys_without_effect, lies_in, unfitting_keys
 from lightning_autoresearch.rewrite import (
     changes_in_words,
     inline_config,
@@ -23,7 +23,7 @@ from lightning_autoresearch.rewrite import (
     unified_diff,
     with_header,
 )
-from lightning_autoresearch.space import Categorical, Domain, SearchSpace, Value, apply_overrides
+from lightning_autoresearch.space import Categorical, Domain, Float, SearchSpace, Value, apply_overrides
 from lightning_autoresearch.spec import Spec
 
 
@@ -90,6 +90,10 @@ class Reviser:
             draft.replace(path)
         return path
 
+    def without_effect(self, config: Mapping[str, Value]) -> frozenset[str]:
+        """The keys of a configuration that its classes do not take."""
+        return keys_without_effect(config, base_task=self.spec.task, class_texts=self._class_texts)
+
     def write(self, revision: Revision) -> dict[str, Any]:
         """Make the text of a revision and write its file.
 
@@ -129,7 +133,7 @@ class Reviser:
         """The data that the revision shall have: the user's, with task and search space as they were used."""
         before, seed = self.spec.search_space.domains, self.spec.data["search_space"]
         space = {
-            key: seed[key] if domain == before.get(key) else {**seed.get(key, {}), **_domain_data(domain)}
+            key: seed[key] if domain == before.get(key) else _domain_data(domain, seed=seed.get(key, {}))
             for key, domain in self.space.domains.items()
         }
         task = apply_overrides(self.spec.data["task"], revision.config)
@@ -138,7 +142,7 @@ class Reviser:
         return {
             **old,
             "task": fitted(task, **arguments),
-            "search_space": {key: domain for key, domain in space.items() if key not in gone},
+            "search_space": {key: domain for key, domain in space.items() if not lies_in(key, gone)},
         }
 
     def _header(self, revision: Revision, parent: str) -> list[str]:
@@ -176,10 +180,12 @@ def _gain_in_words(gain: Mapping[str, Any] | None, metric: str) -> str:
     return f"{metric} better by {gain['mean']:.4g} ({interval}; {gain['pairs']} fresh pairs at scale {gain['scale']})"
 
 
-def _domain_data(domain: Domain) -> dict[str, Any]:
-    """A domain as the spec writes it."""
+def _domain_data(domain: Domain, *, seed: Mapping[str, Any]) -> dict[str, Any]:
+    """A domain as the spec writes it: keys in the order of `seed`, and its scale said where that says one."""
     if isinstance(domain, Categorical):
-        return {"type": "categorical", "choices": list(domain.choices)}
-    kind = "float" if type(domain).__name__ == "Float" else "int"
-    data: dict[str, Any] = {"type": kind, "low": domain.low, "high": domain.high}
-    return data if domain.scale == "linear" else {**data, "scale": domain.scale}
+        data: dict[str, Any] = {"type": "categorical", "choices": list(domain.choices)}
+    else:
+        data = {"type": "float" if isinstance(domain, Float) else "int", "low": domain.low, "high": domain.high}
+        if domain.scale != "linear" or "scale" in seed:
+            data["scale"] = domain.scale
+    return {**{key: data[key] for key in seed if key in data}, **data}

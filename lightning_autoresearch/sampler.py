@@ -22,7 +22,7 @@ import math
 import random
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +38,7 @@ from lightning_autoresearch.ledger import (
     within_factor,
 )
 from lightning_autoresearch.reshape import edited, space_edits
-from lightning_autoresearch.space import Categorical, Domain, Float, Integer, Value
+from lightning_autoresearch.space import SMALLEST, Categorical, Domain, Float, Integer, Overrides, SearchSpace, Value
 from lightning_autoresearch.trial import canonical
 
 if TYPE_CHECKING:
@@ -114,10 +114,12 @@ class Sampler:
 
     Args:
         reshapes: whether it also edits the search space; not where somebody else does.
+        without_effect: the keys of a configuration that its classes do not take; these are left alone.
     """
 
-    def __init__(self, *, reshapes: bool = True):
+    def __init__(self, *, reshapes: bool = True, without_effect: Callable[[Overrides], Collection[str]] = lambda _: ()):
         self._reshapes = reshapes
+        self._without_effect = without_effect
 
     def propose(self, briefing: Briefing) -> Proposal:
         """Answer with at most `briefing.wanted` hypotheses for the branch, spread over different keys.
@@ -125,11 +127,16 @@ class Sampler:
         Fewer, or none, are returned when nothing within the limits is left untried.  Space edits are stated with them
         and are taken as in effect.
         """
-        ledger = Ledger(briefing, briefing.space)
+        idle = self._without_effect(briefing.branch)
+        space = SearchSpace(domains={key: one for key, one in briefing.space.domains.items() if key not in idle})
+        if not len(space):
+            return Proposal(hypotheses=(), source=SOURCE)
+        ledger = Ledger(briefing, space)
         edits = space_edits(ledger) if self._reshapes else ()
         if edits:
-            ledger = Ledger(briefing, edited(briefing.space, edits))
-        hypotheses = tuple(_hypothesis(ledger, found, number) for number, found in enumerate(_choose(ledger), start=1))
+            ledger = Ledger(briefing, edited(space, edits))
+        chosen = _choose(ledger, self._without_effect)
+        hypotheses = tuple(_hypothesis(ledger, found, number) for number, found in enumerate(chosen, start=1))
         return Proposal(hypotheses=hypotheses, source=SOURCE, space_edits=edits)
 
 
@@ -137,8 +144,9 @@ class Sampler:
 class _Batch:
     """The candidates chosen so far, and what may still join them."""
 
-    def __init__(self, ledger: Ledger):
+    def __init__(self, ledger: Ledger, without_effect: Callable[[Overrides], Collection[str]]):
         self.ledger = ledger
+        self._without_effect = without_effect
         self.chosen: list[Candidate] = []
         self.seen: set[str] = set()
         self.crowded: list[Candidate] = []
@@ -175,16 +183,20 @@ class _Batch:
 
     def _is_new(self, candidate: Candidate) -> bool:
         name = self._name(candidate)
-        return bool(candidate.overrides) and name not in self.seen and name not in self.ledger.briefing.tried
+        if not candidate.overrides or name in self.seen or name in self.ledger.briefing.tried:
+            return False
+        if not any(key.endswith("class_path") for key in candidate.overrides):
+            return True
+        return not set(self._without_effect({**self.ledger.branch, **candidate.overrides})) & candidate.overrides.keys()
 
     def _name(self, candidate: Candidate) -> str:
         return canonical({**self.ledger.briefing.branch, **candidate.overrides})
 
 
-def _choose(ledger: Ledger) -> list[Candidate]:
+def _choose(ledger: Ledger, without_effect: Callable[[Overrides], Collection[str]]) -> list[Candidate]:
     """A batch: the ways in order of preference, then what overlapped, then what is left, then what is risky."""
     rng = random.Random(ledger.briefing.seed + len(ledger.briefing.findings))
-    batch = _Batch(ledger)
+    batch = _Batch(ledger, without_effect)
     for candidate in itertools.chain(_momentum(ledger), _combinations(ledger), _first_probes(ledger, rng)):
         if batch.full:
             return batch.chosen
@@ -421,7 +433,7 @@ def _snapped(domain: Float | Integer, old: Value, value: float, max_factor: floa
 
 def _grain(value: float) -> float:
     """The unit of the third significant digit."""
-    return float(10.0 ** (math.floor(math.log10(abs(value))) - 2)) if value else 1.0
+    return float(10.0 ** (math.floor(math.log10(max(abs(value), SMALLEST))) - 2)) if value else 1.0
 
 
 # --------------------------------------------------------------------------------------------------------------- TPE

@@ -22,7 +22,7 @@ from lightning_autoresearch.knobs import Knob
 from lightning_autoresearch.literature import read_library
 from lightning_autoresearch.mailbox import Mailbox
 from lightning_autoresearch.prompt import Dossier, mend_message, messages, quotes
-from lightning_autoresearch.redaction import secrets_in
+from lightning_autoresearch.redaction import secrets_of
 from lightning_autoresearch.space import digest_of
 from lightning_autoresearch.spec import Spec
 
@@ -85,7 +85,6 @@ class Scientist:
         asked = messages(self._dossier, briefing, schema=schema)
         talk: tuple[ChatMessage, ...] = asked
         best = Reading(analysis="", hypotheses=(), space_edits=(), faults=())
-        before = self._line.spent
         for number in range(MAX_REPAIRS + 1):
             reply = self._ask(talk, schema=schema, briefing=briefing, number=number)
             if not reply.answered:
@@ -96,20 +95,22 @@ class Scientist:
                 best = reading
                 break
             talk = (*talk, ChatMessage(role="assistant", content=reply.text), mend_message(reading.faults))
-        spent = self._line.spent
+        spent = self._line.spent_on(briefing.key)
         provenance = Provenance(
             model=reply.model or self.name,
             prompt_digest=digest_of([[message.role, message.content] for message in asked]),
-            calls=spent.calls - before.calls,
-            tokens=spent.tokens - before.tokens,
-            usd=(spent.usd or 0.0) - (before.usd or 0.0),
+            calls=spent.calls,
+            tokens=spent.tokens,
+            usd=spent.usd,
             repairs=number,
         )
         return self._answer(best, reply, provenance)
 
     def _contract(self, briefing: Briefing) -> Contract:
         places = {passage.place for passage in quotes(self._dossier, briefing)}
-        return Contract.of(self._dossier.spec, briefing, knobs=self._dossier.knobs, quotes=places, source=self.name)
+        about = self._dossier
+        classes = {one.class_path: one for one in about.classes}
+        return Contract.of(about.spec, briefing, knobs=about.knobs, quotes=places, source=self.name, classes=classes)
 
     def _ask(
         self, talk: tuple[ChatMessage, ...], *, schema: dict[str, object], briefing: Briefing, number: int
@@ -183,7 +184,7 @@ def make_dossier(spec: Spec, *, knobs: Mapping[str, Knob], search_path: Sequence
         knobs=knobs,
         classes=tuple(text for text in texts if text is not None),
         library=read_library(patterns, folder=spec.path.resolve().parent) if patterns else None,
-        secrets=secrets_in(os.environ),
+        secrets=secrets_of(spec.scientist, os.environ),
     )
 
 

@@ -203,7 +203,7 @@ def against_chance(forecasts: Sequence[Forecast]) -> Difference:
 
     The interval is that of the paired difference: each bootstrap sample has its own share.  `unknown` where all or none
     were kept, since then nothing can be told apart.  In simulation, forecasters who say what is true and know nothing
-    are called better or worse in 1 % of the cases with 15 forecasts.
+    are called better or worse in less than 1 % of the cases, with 15 forecasts as with 60.
     """
     value = _excess(forecasts)
     samples = _excess_samples(forecasts) if _is_enough(forecasts) else None
@@ -216,7 +216,7 @@ def comparison(first: Sequence[Forecast], second: Sequence[Forecast]) -> Differe
     Two sources forecast different hypotheses, and a source whose ideas hardly ever work has an easy time saying so.
     What is compared is therefore how far each lies below or above its own chance (Brier score minus `brier_chance`).
     Each source is resampled on its own, since no hypothesis was forecast by both.  In simulation, two equally good
-    sources are told apart in 7 % of the cases with 15 forecasts each and in 5 % with 60: the nominal level is 5 %.
+    sources are told apart in 3 % of the cases with 15 forecasts each and in 6 % with 60: the nominal level is 5 %.
     """
     one, other = _excess(first), _excess(second)
     value = None if one is None or other is None else one - other
@@ -304,7 +304,10 @@ def _is_enough(forecasts: Sequence[Forecast]) -> bool:
 
 
 def _excess_samples(forecasts: Sequence[Forecast], *, turn: int = 0) -> NDArray[np.float64]:
-    """Bootstrap samples of the Brier score minus that of chance, shape (RESAMPLES,)."""
+    """Bootstrap samples of `_excess`, shape (RESAMPLES,).
+
+    Their mean is `_excess` itself: s (1 - s) is too small by (n - 1) / n in the forecasts, and once more in a sample.
+    """
     import numpy as np
 
     stated = np.array([one.prediction.probability for one in forecasts])
@@ -314,7 +317,7 @@ def _excess_samples(forecasts: Sequence[Forecast], *, turn: int = 0) -> NDArray[
     for size in _parts(RESAMPLES, most=max(1, _CELLS // count)):
         drawn = random.integers(count, size=(size, count))
         rate = kept[drawn].mean(axis=1)
-        samples.append(errors[drawn].mean(axis=1) - rate * (1 - rate) * count / (count - 1))
+        samples.append(errors[drawn].mean(axis=1) - rate * (1 - rate) * (count / (count - 1)) ** 2)
     return np.concatenate(samples)
 
 

@@ -40,7 +40,10 @@ class Sealed:
         Raises:
             JournalError: the disk refused them.
         """
-        values = {name: value for name, value in metrics.items() if name in self._hidden}
+        new = {name: value for name, value in metrics.items() if name in self._hidden}
+        # What was sealed before stays: a kill may come between this and the journal, when the trial's files have been
+        # rewritten without it.
+        values = {**self._values.get(key, {}), **new}
         if self._hidden and self._values.get(key) != values:
             self._append(json.dumps({"key": key, "values": values}) + "\n")
             self._values[key] = values
@@ -79,7 +82,9 @@ class Sealed:
             try:
                 size = os.fstat(descriptor).st_size
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                os.write(descriptor, (("\n" if torn else "") + line).encode())
+                data = (("\n" if torn else "") + line).encode()
+                if (written := os.write(descriptor, data)) != len(data):
+                    raise OSError(f"only {written} of {len(data)} bytes were written")
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

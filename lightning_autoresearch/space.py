@@ -17,6 +17,13 @@ from typing import Any, Literal, TypeAlias
 Value: TypeAlias = float | int | bool | str | None
 Overrides: TypeAlias = Mapping[str, Value]
 
+SMALLEST = 1e-30
+"""Smallest size of a bound or numeric choice that is not zero: far below, three digits of it are no longer numbers."""
+LARGEST = 1e30
+"""Largest size of a bound or numeric choice: far above, the width of a range is no longer a number."""
+NARROWEST = 1e-6
+"""Smallest width of a range of real numbers or on a log scale, as a share of its larger bound."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Float:
@@ -75,14 +82,18 @@ class Integer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Categorical:
-    """One of a list of values."""
+    """One of a list of values; 1 and 1.0 are one value, true is another."""
 
     choices: tuple[Value, ...]
     """The values, in the order of the spec."""
 
     def contains(self, value: Value) -> bool:
         """Whether the value is in the domain."""
-        return any(type(value) is type(choice) and value == choice for choice in self.choices)
+        return any(_is_same(value, choice) for choice in self.choices)
+
+    def as_listed(self, value: Value) -> Value:
+        """A value in the type that it is listed with: 1 for 1.0; one that is not listed stays as it is."""
+        return next((choice for choice in self.choices if _is_same(value, choice)), value)
 
     def __str__(self) -> str:
         return "one of " + ", ".join(map(repr, self.choices))
@@ -167,8 +178,12 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
 
 
 def canonical(overrides: Mapping[str, Value]) -> str:
-    """One text for equal overrides, whatever their order: the key of duplicates and of paired runs."""
-    return json.dumps(dict(overrides), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """One text for equal overrides, whatever their order: the key of duplicates and of paired runs.
+
+    Numbers are compared by value: 2.0 is 2, and 0.0 is 0; true is neither.
+    """
+    values = {key: int(value) if _is_whole_float(value) else value for key, value in overrides.items()}  # type: ignore[arg-type]
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
 def digest_of(data: object) -> str:
@@ -190,6 +205,43 @@ def domain_of(data: Mapping[str, Any]) -> Domain:
     return Float(low=float(data["low"]), high=float(data["high"]), scale=scale)
 
 
+def unsound(domain: Domain) -> str:
+    """Why a domain is none that values can be drawn from, in words; empty where it is one.
+
+    Bounds and numeric choices are 0 or of a size from `SMALLEST` to `LARGEST`.  Low lies below high, on a log scale
+    above 0, and a range of real numbers or on a log scale is not narrower than `NARROWEST`.  Choices are two or more
+    values.
+    """
+    if isinstance(domain, Categorical):
+        distinct = {(isinstance(choice, bool), choice) for choice in domain.choices}
+        if len(distinct) < len(domain.choices) or len(distinct) < 2:
+            return "a categorical needs two or more distinct choices"
+        bad = [choice for choice in domain.choices if isinstance(choice, (int, float)) and not is_sound(choice)]
+        return f"the choice {bad[0]!r} {NO_SOUND_NUMBER}" if bad else ""
+    low, high = domain.low, domain.high
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "the bounds must be finite numbers"
+    if not low < high:
+        return f"low {low:g} is not below high {high:g}"
+    if domain.scale == "log" and low <= 0:
+        return "scale log needs a low above 0"
+    if bad := [bound for bound in (low, high) if not is_sound(bound)]:
+        return f"the bound {bad[0]:g} {NO_SOUND_NUMBER}"
+    is_even = isinstance(domain, Integer) and domain.scale == "linear"
+    if not is_even and high - low < NARROWEST * max(abs(low), abs(high)):
+        return f"{low!r} and {high!r} are nearer to each other than a share of {NARROWEST:g}"
+    return ""
+
+
+NO_SOUND_NUMBER = f"is neither 0 nor of a size from {SMALLEST:g} to {LARGEST:g}"
+"""What is said of a number that is too large or too small to search among."""
+
+
+def is_sound(number: float) -> bool:
+    """Whether a number is 0 or of a size from `SMALLEST` to `LARGEST`."""
+    return number == 0 or SMALLEST <= abs(number) <= LARGEST
+
+
 def _child(node: Any, part: str, *, key: str) -> Any:
     if isinstance(node, Mapping) and part in node:
         return node[part]
@@ -200,6 +252,14 @@ def _child(node: Any, part: str, *, key: str) -> Any:
 
 def _is_number(value: Value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole_float(value: Value) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _is_same(one: Value, other: Value) -> bool:
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def _to_unit(value: float, low: float, high: float, *, scale: str) -> float:

@@ -10,7 +10,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lightning_autoresearch import codec
-from lightning_autoresearch.history import SAMPLER, KeyRecord, Tone, change_of, gate_text, has_failed, value_text
+from lightning_autoresearch.history import (
+    SAMPLER,
+    KeyRecord,
+    Tone,
+    change_of,
+    domain_text,
+    gate_text,
+    has_failed,
+    value_text,
+)
 from lightning_autoresearch.hypothesis import Briefing
 from lightning_autoresearch.scoring import Scores, forecasts_of, score
 from lightning_autoresearch.space import Categorical, Domain
@@ -29,26 +38,33 @@ NEAR_MISS = 3.0
 """Evidence of a gate that did not pass from which on it is worth being named."""
 
 
-def space_table(briefing: Briefing, records: Mapping[str, KeyRecord], *, room: int, tone: Tone) -> str:
-    """The search space as a table: domains as JSON, as an op has to write them, and the record of tests as it fits.
+def space_table(
+    briefing: Briefing, records: Mapping[str, KeyRecord], *, room: int, tone: Tone, in_words: bool = False
+) -> str:
+    """The search space as a table: domains, and the record of tests as it fits.
+
+    A domain stands there as JSON, as an op has to write it, or always in fewer words: never now so, now so.
 
     Keys that were taken out of it follow: the branch still has a value of them, not always the one of revision 0.
     """
     text = ""
     keys = dict.fromkeys([*briefing.space, *briefing.branch])
     for shape in ("full", "brief", "bare"):
-        rows = [_row(key, briefing, records.get(key), shape=shape, tone=tone) for key in keys]
+        rows = [_row(key, briefing, records.get(key), shape=shape, tone=tone, in_words=in_words) for key in keys]
         text = "\n".join(rows)
         if len(text) <= TABLE_SHARE * room:
             return text
     return cut_lines(text, room=room, rest="further keys of the search space")
 
 
-def _row(key: str, briefing: Briefing, record: KeyRecord | None, *, shape: str, tone: Tone) -> str:
+def _row(key: str, briefing: Briefing, record: KeyRecord | None, *, shape: str, tone: Tone, in_words: bool) -> str:
     name, domain = tone.names.get(key, key), briefing.space.domains.get(key)
     branch, incumbent = (value_text(values.get(key)) for values in (briefing.branch, briefing.incumbent))
     now = branch if branch == incumbent else f"{branch} ({incumbent})"
-    shown = "not in the search space" if domain is None else _as_json(domain)
+    if domain is None:
+        shown = "not in the search space"
+    else:
+        shown = domain_text(domain) if in_words else _as_json(domain)
     if shape == "bare":
         return f"{name} | {shown} | {now}"
     return f"{name} | {shown} | {now} | {_record_text(record, tone, brief=shape == 'brief')}"

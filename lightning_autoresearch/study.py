@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import shlex
@@ -27,7 +28,7 @@ from lightning_autoresearch.hypothesis import Proposer
 from lightning_autoresearch.journal import FILE_NAME, Journal, Listener
 from lightning_autoresearch.knobs import Knob, class_choices, fitted, guard_task, knobs_of, unfitting_keys
 from lightning_autoresearch.loop import Loop
-from lightning_autoresearch.redaction import secrets_in
+from lightning_autoresearch.redaction import secrets_of
 from lightning_autoresearch.report import write_report
 from lightning_autoresearch.revise import Reviser, task_file
 from lightning_autoresearch.rewrite import protected_digest, text_digest
@@ -104,7 +105,10 @@ class Study:
                 return self._finish(journal)
             journal.append("session_started", {"pid": os.getpid(), "host": platform.node(), "version": __version__})
             executor = self._executor or make_executor(
-                self.spec.execution, task=self.spec.task, search_path=search_path(self.spec)
+                self.spec.execution,
+                task=self.spec.task,
+                search_path=search_path(self.spec),
+                key_variable=self.spec.scientist.key_variable if self.spec.scientist else None,
             )
             try:
                 self._work(journal, executor)
@@ -200,16 +204,16 @@ class Study:
             slots=self.spec.execution.slots,
             make_job=lambda trial: self._guarded_job(trial, protected=protected, knobs=knobs, texts=texts),
             sealed=Sealed(self.folder, hidden=[guard.metric for guard in self.spec.guards if guard.hidden]),
-            secrets=secrets_in(os.environ),
+            secrets=secrets_of(self.spec.scientist, os.environ),
             interrupted=lambda: self._stop,
         )
         loop = Loop(
             self.spec,
             journal=journal,
             dispatcher=dispatcher,
-            proposer=self._proposer or self._default_proposer(journal, dispatcher.steps, knobs),
+            proposer=self._proposer or self._default_proposer(journal, dispatcher.steps, knobs, reviser),
             reviser=reviser,
-            elapsed=lambda: self._fold.wall_seconds(live=True),
+            elapsed=self._elapsed,
             knobs=knobs,
             usd_spent=lambda: spending(journal.entries).usd,
         )
@@ -230,18 +234,30 @@ class Study:
             raise
         journal.append("session_ended", end)
 
-    def _default_proposer(self, journal: Journal, steps: Steps, knobs: Mapping[str, Knob]) -> Proposer:
+    def _default_proposer(
+        self, journal: Journal, steps: Steps, knobs: Mapping[str, Knob], reviser: Reviser
+    ) -> Proposer:
         if self.spec.scientist is None:
-            return Sampler()
+            return Sampler(without_effect=reviser.without_effect)
         return make_team(
             self.spec,
             chat=self._chat or make_chat(self.spec),
             journal=journal,
             steps=steps,
             stop=lambda: self._stop,
+            seconds_left=self._seconds_left,
             knobs=knobs,
             search_path=search_path(self.spec),
+            without_effect=reviser.without_effect,
         )
+
+    def _elapsed(self) -> float:
+        """Wall-clock seconds of the study, over all sessions."""
+        return self._fold.wall_seconds(live=True)
+
+    def _seconds_left(self) -> float:
+        hours = self.spec.budget.hours
+        return math.inf if hours is None else 3600 * hours - self._elapsed()
 
     def _guarded_job(
         self, trial: Trial, *, protected: str, knobs: Mapping[str, Knob], texts: Mapping[str, ClassText | None]
@@ -260,7 +276,11 @@ class Study:
         if problems := guard_task(base, job.task, allowed_keys=allowed, allowed_classes=classes):
             raise StudyFailed(f"trial {trial.id} would change what no hypothesis may: {'; '.join(problems)}")
         gone = unfitting_keys(job.task, base_task=self.spec.task, class_texts=texts)
-        requested = {key: value for key, value in job.requested.items() if key not in gone}
+        requested = {
+            key: value
+            for key, value in job.requested.items()
+            if not any(key == one or key.startswith(f"{one}.") for one in gone)
+        }
         task = fitted(job.task, base_task=self.spec.task, class_texts=texts)
         return replace(job, task=task, requested=requested)
 

@@ -41,7 +41,7 @@ _MEMORY_SECONDS = 0.2
 _STACK_SECONDS = 0.5
 _AFTER_RESULT_SECONDS = 5.0
 _SWEEP_SECONDS = 10.0
-_LOG_LINES, _LINE_LENGTH, _TAIL_BYTES = 10, 200, 16384
+_TAIL_BYTES, _MOST_OF_A_SECRET = 16384, 200
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -363,9 +363,9 @@ def _outcome(job: Job, folder: Path, ending: _Ending, *, kernel_kills: int) -> T
     status, failure = _in_words(ending, kernel_kills=kernel_kills)
     # A hung trial was asked for its stack; one that crashed left it in the log, by faulthandler.
     stack = stuck_lines(_tail(folder / "stack.txt")) or stuck_lines(_tail(folder / "log.txt"))
-    log = tuple(line.rstrip()[:_LINE_LENGTH] for line in _tail(folder / "log.txt").splitlines() if line.strip())
-    lines = stack or log[-_LOG_LINES:]
-    return TrialResult(trial_id=job.trial_id, status=status, failure=failure, traceback=lines)
+    # All of the log's end is told: it is cut to a few lines where secrets are known and have been taken out.
+    log = tuple(line.rstrip() for line in _tail(folder / "log.txt").splitlines() if line.strip())
+    return TrialResult(trial_id=job.trial_id, status=status, failure=failure, traceback=stack or log)
 
 
 def _in_words(ending: _Ending, *, kernel_kills: int) -> tuple[TrialStatus, str]:
@@ -391,10 +391,12 @@ def _own_result(folder: Path, job: Job) -> TrialResult | None:
 
 
 def _tail(path: Path) -> str:
+    """The end of a file; where it does not begin with the file, so much later that no half of a secret is left."""
     try:
         with open(path, "rb") as stream:
-            stream.seek(max(stream.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
-            return stream.read().decode(errors="replace")
+            start = max(stream.seek(0, os.SEEK_END) - _TAIL_BYTES, 0)
+            stream.seek(start)
+            return stream.read().decode(errors="replace")[_MOST_OF_A_SECRET if start else 0 :]
     except OSError:
         return ""
 

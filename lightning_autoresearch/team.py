@@ -7,18 +7,20 @@ the space as it then is.  Where the model does not answer, the sampler does what
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from lightning_autoresearch import policy
 from lightning_autoresearch.asking import Line, price_of
 from lightning_autoresearch.chat import ChatModel
+from lightning_autoresearch.history import SAMPLER
 from lightning_autoresearch.hypothesis import Briefing, Proposal, Proposer
+from lightning_autoresearch.intake import carried
 from lightning_autoresearch.journal import Journal
 from lightning_autoresearch.knobs import Knob
 from lightning_autoresearch.sampler import Sampler
 from lightning_autoresearch.scientist import Scientist, make_dossier
-from lightning_autoresearch.space import Value, canonical
+from lightning_autoresearch.space import Overrides, Value, canonical
 from lightning_autoresearch.spec import ScientistSettings, Spec
 from lightning_autoresearch.steps import Steps
 
@@ -35,16 +37,23 @@ class Team:
             its edits of the space count.
         knobs: keys that the scientist may add to the search space.
         sampler: answers in the model's place where that does not; the built-in one by default.
+        without_effect: the keys of a configuration that its classes do not take, for the built-in sampler.
     """
 
     def __init__(
-        self, scientist: Scientist, *, share: float, knobs: Mapping[str, Knob], sampler: Proposer | None = None
+        self,
+        scientist: Scientist,
+        *,
+        share: float,
+        knobs: Mapping[str, Knob],
+        sampler: Proposer | None = None,
+        without_effect: Callable[[Overrides], Collection[str]] = lambda _: (),
     ):
         self._scientist = scientist
         self._share = share
         self._knobs = knobs
-        self._alone = sampler or Sampler()
-        self._inside = sampler or Sampler(reshapes=False)
+        self._alone = sampler or Sampler(without_effect=without_effect)
+        self._inside = sampler or Sampler(reshapes=False, without_effect=without_effect)
         self._failures = 0
         self._closed = False
 
@@ -57,19 +66,24 @@ class Team:
         first_of_round = not briefing.findings or briefing.findings[-1].round != briefing.round
         part = self._part(briefing)
         if not self._is_asked(part, first_of_round=first_of_round):
-            return self._alone.propose(briefing) if self._failures or self._closed else self._inside.propose(briefing)
+            own = (self._alone if self._failures or self._closed else self._inside).propose(briefing)
+            if own.hypotheses or own.space_edits or self._closed:
+                return own
+            # the sampler has tried all that the space holds: only the model can open it
         answer = self._scientist.consult(replace(briefing, wanted=max(part, 1)))
         if answer.failure:
             self._failures += 1
             self._closed = answer.permanent
             return self._without(briefing, answer.proposal)
         self._failures = 0
-        return self._together(briefing, replace(answer.proposal, hypotheses=answer.proposal.hypotheses[:part]))
+        most = max(part, 1) if self._share else 0
+        return self._together(briefing, replace(answer.proposal, hypotheses=answer.proposal.hypotheses[:most]))
 
     def _part(self, briefing: Briefing) -> int:
-        """How many hypotheses the model states now, so that its share comes out over several proposals."""
-        before = len(briefing.findings)
-        return math.floor(self._share * (before + briefing.wanted)) - math.floor(self._share * before)
+        """How many hypotheses the model states now, so that its share comes out over the whole study."""
+        mine = sum(one.hypothesis.source != SAMPLER for one in briefing.findings)
+        due = math.floor(self._share * (len(briefing.findings) + briefing.wanted)) - mine
+        return max(0, min(due, briefing.wanted))
 
     def _is_asked(self, part: int, *, first_of_round: bool) -> bool:
         if self._closed:
@@ -81,7 +95,7 @@ class Team:
         after = "; it is not asked again in this session" if self._closed else ""
         notes = [f"{note}; the sampler proposes alone{after}" for note in said.notes]
         alone = self._alone.propose(briefing)
-        return replace(alone, provenance=said.provenance, notes=(*notes, *alone.notes))
+        return replace(alone, provenance=said.provenance, notes=(*notes, *alone.notes), unanswered=not self._closed)
 
     def _together(self, briefing: Briefing, said: Proposal) -> Proposal:
         """The scientist's hypotheses, filled up by the sampler in the space that the scientist leaves."""
@@ -118,8 +132,10 @@ def make_team(
     journal: Journal,
     steps: Steps,
     stop: Callable[[], bool],
+    seconds_left: Callable[[], float],
     knobs: Mapping[str, Knob],
     search_path: Sequence[str],
+    without_effect: Callable[[Overrides], Collection[str]] = lambda _: (),
 ) -> Team:
     """The proposer of a study whose spec names a scientist.
 
@@ -129,11 +145,21 @@ def make_team(
         journal: where calls are journaled.
         steps: told what is waited for.
         stop: true when the person asked to stop.
+        seconds_left: what is left of the study's time.
         knobs: keys that the scientist may add to the search space.
         search_path: folders in which the task's classes are looked for.
+        without_effect: the keys of a configuration that its classes do not take.
     """
     settings = spec.scientist or ScientistSettings()
-    line = Line(chat, journal=journal, settings=settings, budget=spec.budget, price=price_of(settings), stop=stop)
+    line = Line(
+        chat,
+        journal=journal,
+        settings=settings,
+        budget=spec.budget,
+        price=price_of(settings),
+        stop=stop,
+        seconds_left=seconds_left,
+    )
     dossier = make_dossier(spec, knobs=knobs, search_path=search_path)
     for note in dossier.library.notes if dossier.library else ():
         if not any(entry.kind == "message" and entry.data["text"] == note for entry in journal):
@@ -144,7 +170,7 @@ def make_team(
         announce=lambda round, detail: steps.phase("asking", round=round, detail=detail),
         stop=stop,
     )
-    return Team(scientist, share=settings.share, knobs=knobs)
+    return Team(scientist, share=settings.share, knobs=knobs, without_effect=without_effect)
 
 
 def with_keys(briefing: Briefing, values: Mapping[str, Value]) -> Briefing:
@@ -157,4 +183,5 @@ def with_keys(briefing: Briefing, values: Mapping[str, Value]) -> Briefing:
         incumbent={**briefing.incumbent, **values},
         branch={**briefing.branch, **values},
         measurements=tuple(replace(one, config={**one.config, **values}) for one in briefing.measurements),
+        tried=frozenset(carried(briefing.tried, values)),
     )

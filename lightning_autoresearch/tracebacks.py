@@ -1,4 +1,8 @@
-"""Exceptions and stuck stacks in a few lines, with the user's own frames in sight."""
+"""Exceptions and stuck stacks in a few lines, with the user's own frames in sight.
+
+Lines stay long here: where they are made no secret is known, and half a one could not be found later.  Whoever shows
+them cuts them, after secrets were taken out.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,14 @@ from typing import TypeVar
 from lightning_autoresearch.errors import ResearchError
 
 _LINES = 10
-_LENGTH = 400
+_LENGTH = 20_000
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$')
 
 _Item = TypeVar("_Item")
 
 
 def in_one_line(error: BaseException) -> str:
-    """The exception in one line of at most 400 characters."""
+    """The exception in one line of at most 20,000 characters."""
     if isinstance(error, SystemExit):
         return f"the task left by exit({error.code!r})"
     text = " ".join(str(error).split())

@@ -101,7 +101,7 @@ class TrialResult:
     failure: str | None = None
     """What went wrong, in one line; null when finished."""
     traceback: tuple[str, ...] = ()
-    """The last 10 lines of the traceback, or where a hung step stood."""
+    """The last 10 lines of the traceback, or where a hung step stood; from a worker whole, before it is redacted."""
     attempts: int = 1
     """How often it was started; 2 after an infrastructure failure."""
 

@@ -12,7 +12,7 @@ from functools import cache
 from string import Template
 
 from lightning_autoresearch.bundled import resource
-from lightning_autoresearch.redaction import plain, redact
+from lightning_autoresearch.redaction import REDACTED, SHORTEST_SECRET, is_secret_name, plain, redact
 from lightning_autoresearch.spec import Spec
 
 MOST_CHARACTERS = 20_000
@@ -48,15 +48,20 @@ class Voice:
         return _cut(self._known[text], most)
 
     def tree(self, data: object) -> str:
-        """Plain data as JSON, with every text in it cleaned."""
+        """Plain data as JSON, with every text in it cleaned, and none shown whose key is the name of a secret."""
         return json.dumps(self._tree(data), ensure_ascii=False, default=str)
 
-    def _tree(self, node: object) -> object:
+    def _tree(self, node: object, *, secret: bool = False) -> object:
         if isinstance(node, Mapping):
-            return {self.clean(str(key), MOST_LEAF): self._tree(value) for key, value in node.items()}
+            return {
+                self.clean(str(key), MOST_LEAF): self._tree(value, secret=secret or is_secret_name(str(key)))
+                for key, value in node.items()
+            }
         if isinstance(node, (list, tuple)):
-            return [self._tree(one) for one in node]
-        return self.clean(node, MOST_LEAF) if isinstance(node, str) else node
+            return [self._tree(one, secret=secret) for one in node]
+        if not isinstance(node, str):
+            return node
+        return REDACTED if secret and len(node) >= SHORTEST_SECRET else self.clean(node, MOST_LEAF)
 
     def _cleaned(self, text: str) -> str:
         """The whole text, cleaned; of one that is far too long the beginning, without half a secret at its end."""

@@ -132,6 +132,24 @@ def test_text_that_is_no_unicode_is_journaled_all_the_same(journal):
     assert prompt_of(read_journal(journal.folder), "k/1")[0].content == "file ?"
 
 
+def test_the_key_of_an_unremarkable_variable_is_a_secret_too(journal, monkeypatch):
+    monkeypatch.setenv("MYLLM", "correct-horse-battery")
+    given = ScientistSettings(model="m", base_url="http://x/v1", api_key_env="MYLLM")
+    chat = ScriptedChat(["I saw correct-horse-battery"])
+    line = Line(chat, journal=journal, settings=given, budget=Budget(), price=None)
+    assert line.ask(PROMPT, schema=SCHEMA, key="k").text == "I saw [redacted]"
+
+
+def test_a_secret_that_is_a_word_of_the_schema_does_not_garble_a_reply(journal):
+    schema = {"type": "object", "properties": {"path": {"enum": ["/task/model/init_args/lr"]}}}
+    said = reply(
+        Outcome.ANSWERED, text='{"path": "/task/model/init_args/lr", "key": "hunter2hunter2"}', detail="init_args"
+    )
+    got = line_to([said], journal, secrets={"init_args", "hunter2hunter2"}).ask(PROMPT, schema=schema, key="k")
+    assert got.text == '{"path": "/task/model/init_args/lr", "key": "[redacted]"}'
+    assert got.detail == "[redacted]"
+
+
 # -- trying again --------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +245,34 @@ def test_a_mailbox_gets_one_try_with_the_whole_time_and_costs_nothing(journal):
     assert line.ask(PROMPT, schema=SCHEMA, key="k").outcome is Outcome.DISCONNECTED
     assert [request.timeout_seconds for request in chat.requests] == [3600.0]
     assert line.spent == Spending(tokens=0, usd=0.0, calls=1)
+
+
+def test_a_call_waits_no_longer_than_the_study_has_time(journal):
+    time, left = Time(), [50.0]
+
+    def asked(chat, key):
+        line = Line(
+            chat,
+            journal=journal,
+            settings=SETTINGS,
+            budget=Budget(),
+            price=None,
+            sleep=time.sleep,
+            clock=time.clock,
+            secrets=(),
+            seconds_left=lambda: left[0],
+        )
+        return line.ask(PROMPT, schema=SCHEMA, key=key)
+
+    chat = ScriptedChat([free(Outcome.RATE_LIMITED, retry_after_seconds=20.0), "yes", "never"])
+    assert asked(chat, "k").text == "yes"
+    assert [round(request.timeout_seconds) for request in chat.requests] == [50, 30]
+    left[0] = 0.0
+    entries = len(journal.entries)
+    got = asked(chat, "other")
+    assert (got.outcome, got.detail, got.may_cost) == (Outcome.TIMED_OUT, "the study's time is over", False)
+    assert asked(chat, "k").text == "yes", "what stands in the journal takes no time"
+    assert (len(chat.requests), len(journal.entries)) == (2, entries)
 
 
 # -- stopping and going on -----------------------------------------------------------------------------------------
@@ -633,3 +679,22 @@ def test_a_mailbox_is_free():
 
 def test_spending_ignores_what_is_no_call():
     assert spending([Entry(n=1, time=0.0, kind="phase", key="", data={})]) == Spending(tokens=0, usd=0.0, calls=0)
+
+
+@pytest.mark.parametrize("count", [10**10, 10**308, 10**400])
+def test_a_mad_count_of_tokens_is_charged_as_the_worst_case_and_the_study_goes_on(tmp_path, count):
+    said = [reply(Outcome.ANSWERED, text="x", usage=Usage(input_tokens=count, output_tokens=1)), "y"]
+    with Journal(tmp_path) as journal:
+        line = line_to(said, journal, price=PRICE)
+        assert line.ask(PROMPT, schema=SCHEMA, key="1").text == "x"
+        assert line.spent == Spending(tokens=RESERVE, usd=pytest.approx(((RESERVE - 1000) * 2 + 10_000) / 1e6), calls=1)
+        assert line.ask(PROMPT, schema=SCHEMA, key="2").text == "y"
+    with Journal(tmp_path) as journal:
+        assert line_to([], journal, price=PRICE).ask(PROMPT, schema=SCHEMA, key="1").text == "x"
+
+
+def test_a_price_beyond_all_numbers_is_no_price(journal):
+    dear = Price(input_usd_per_million_tokens=1e308, output_usd_per_million_tokens=1e308)
+    line = line_to(["x"], journal, price=dear)
+    assert line.ask(PROMPT, schema=SCHEMA, key="1").answered
+    assert line.spent.usd is None

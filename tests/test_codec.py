@@ -146,3 +146,8 @@ def test_a_torn_or_absent_file_reads_as_none(tmp_path: Path) -> None:
     torn.write_text('{"a": 1')
     assert read_json(torn) is None
     assert read_json(tmp_path / "absent.json") is None
+
+
+def test_json_nested_beyond_all_measure_is_no_json(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    assert read_json(tmp_path / "deep.json") is None

@@ -3,19 +3,23 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
+from lightning_autoresearch.classes import read_class
 from lightning_autoresearch.contract import MAX_FAULTS, Contract, read_reply, reply_schema
 from lightning_autoresearch.document import join_pointer, parse
 from lightning_autoresearch.hypothesis import SpaceEdit
 from lightning_autoresearch.jsontext import MAX_BYTES
-from lightning_autoresearch.knobs import Knob
+from lightning_autoresearch.knobs import Knob, knobs_of
 from lightning_autoresearch.rewrite import Op, rewrite
 from lightning_autoresearch.space import Categorical, Float, Integer, SearchSpace, canonical
+from lightning_autoresearch.spec import parse_spec
 from tests.replies import (
     LR,
     LR_DOMAIN,
@@ -565,3 +569,109 @@ def space_op(edit: SpaceEdit, written: dict[str, Any]) -> Op:
 
     pointer, old = join_pointer("search_space", edit.key), written.get(edit.key)
     return Op(op="add" if old is None else "set", pointer=pointer, old=old, value=to_json(edit.domain))
+
+
+# -- limits ----------------------------------------------------------------------------------------------------------
+
+
+def space_without(*names: str) -> SearchSpace:
+    domains = gpt().search_space.domains
+    return SearchSpace(domains={key: one for key, one in domains.items() if key.split(".")[-1] not in names})
+
+
+def choices(*values: Any) -> dict[str, Any]:
+    return {"type": "categorical", "choices": list(values)}
+
+
+@pytest.mark.parametrize("asked", [(2, 4, 8), (2, 4.0, 8)])
+def test_choices_take_the_type_of_their_knob(asked: tuple[Any, ...]) -> None:
+    added = op(S + "mlp_ratio", None, choices(*asked), op="add")
+    reading = read(hypothesis(added, op(A + "mlp_ratio", 4.0, 8)), space=space_without("mlp_ratio"))
+    assert reading.faults == ()
+    assert [edit.domain for edit in reading.space_edits] == [Categorical(choices=(2.0, 4.0, 8.0))]
+    assert [type(one) for one in reading.space_edits[0].domain.choices] == [float] * 3  # type: ignore[union-attr]
+    assert repr(reading.hypotheses[0].overrides["model.init_args.mlp_ratio"]) == "8.0"
+
+
+def test_equal_choices_of_two_types_are_one() -> None:
+    said = hypothesis(op(S + "depth", None, choices(2, 2.0), op="add"), kind="space")
+    assert "two or more distinct choices" in faults(said, space=space_without("depth"))
+
+
+def test_very_many_choices_are_refused_at_once_and_in_few_words() -> None:
+    said = hypothesis(op(S + "lr", None, choices(0.001, *range(2, 16_000)), op="add"), kind="space")
+    started = time.process_time()
+    fault = faults(said, space=space_without("lr"))
+    assert time.process_time() - started < 1.0
+    assert "15999 choices are more than 50" in fault
+    assert len(fault) < 300
+    widened = hypothesis(
+        op(S + "lr", choices(0.001, 0.002), choices(0.001, 0.002, *range(60)), op="widen"), kind="space"
+    )
+    two = SearchSpace(domains={**space_without("lr").domains, LR: Categorical(choices=(0.001, 0.002))})
+    assert "62 choices are more than 50" in faults(widened, space=two)
+
+
+def test_a_domain_that_would_crash_the_sampler_is_refused() -> None:
+    for low, high, scale in (
+        (0, 5e-324, "linear"),
+        (-1.7e308, 1.7e308, "linear"),
+        (0.001, 0.0010000000000000002, "log"),
+    ):
+        said = op(S + "lr", None, {"type": "float", "low": low, "high": high, "scale": scale}, op="add")
+        assert "cannot be added" in faults(hypothesis(said, kind="space"), space=space_without("lr"))
+
+
+def test_taking_a_key_out_and_adding_it_again_does_not_get_round_the_factor() -> None:
+    def added(high: float) -> str:
+        domain = {"type": "float", "low": 1e-5, "high": high, "scale": "log"}
+        return faults(hypothesis(op(S + "lr", None, domain, op="add"), kind="space"), space=space_without("lr"))
+
+    assert added(0.4) == ""
+    assert "1e+20 is further than a factor of 16 from 0.03" in added(1e20)
+
+
+@pytest.mark.parametrize("name", ["delta", "delta_low", "delta_high"])
+def test_a_prediction_beyond_all_measure_is_refused(name: str) -> None:
+    sign = -1 if name == "delta_low" else 1
+    ends = {"delta_high": 1e300} if name == "delta" else {}
+    assert "beyond all measure; write numbers from -1e+12 to 1e+12" in faults(predicted(**{**ends, name: sign * 1e13}))
+    assert faults(predicted(**{**({"delta_high": 1e12} if name == "delta" else {}), name: sign * 1e12})) == ""
+
+
+def test_unknown_keys_are_named_in_their_order() -> None:
+    names = ["zeta", "reason", "note", "confidence", "title", "idea", "alpha", "beta"]
+    found = faults({**hypothesis(), **dict.fromkeys(names, 1)}).splitlines()
+    assert [line.split("'")[1] for line in found] == names
+
+
+def test_an_argument_that_the_branchs_class_does_not_take_is_not_tested(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "class Base: ...\n"
+        "class A(Base):\n    def __init__(self, width: int = 8, lr: float = 0.1): ...\n"
+        "class B(Base):\n    def __init__(self, lr: float = 0.1): ...\n"
+    )
+    data = {
+        "version": 1, "name": "x", "objective": {"metric": "val_bpb", "mode": "min"},
+        "task": {"model": {"class_path": "nets.A", "init_args": {"width": 16, "lr": 0.1}}},
+        "search_space": {"model.init_args.width": {"type": "int", "low": 4, "high": 64}},
+        "scales": [{"name": "s", "set": {"trainer.max_steps": 3}}], "policy": {"allowed_classes": ["nets.B"]},
+    }  # fmt: skip
+    spec = parse_spec(yaml.safe_dump(data), path=tmp_path / "spec.yaml")
+    classes = {"nets.B": read_class("nets.B", search_path=[str(tmp_path)])}
+    branch = {**spec.base, "model.class_path": "nets.B"}
+
+    def said(*ops: Any, **changes: Any) -> tuple[str, ...]:
+        told = briefed(spec, base=spec.base, incumbent=spec.base, **{"branch": branch, **changes})
+        terms = Contract.of(spec, told, knobs=knobs_of(spec, search_path=[str(tmp_path)]), source="m", classes=classes)
+        return read_reply(reply(hypothesis(*ops)), terms).faults
+
+    wider, switch = op(A + "width", 16, 32), op("/task/model/class_path", "nets.A", "nets.B")
+    assert said(wider) == (
+        "hypotheses[0].ops: model.init_args.width has no effect, since the class that would be used does not take it; "
+        "drop the op, or switch the class in the same hypothesis",
+    )
+    assert said(op(A + "lr", 0.1, 0.2)) == ()
+    assert said(wider, branch=spec.base) == ()
+    assert "width has no effect" in said(wider, switch, branch=spec.base)[0]
+    assert said(wider, op("/task/model/class_path", "nets.B", "nets.A")) == ()

@@ -78,19 +78,6 @@ def test_a_container_limit_bounds_the_free_memory(tmp_path: Path, monkeypatch: p
     assert devices.free_memory_gb() > 0.03
 
 
-def test_secrets_are_taken_out_and_what_is_kept_stays() -> None:
-    environment = {
-        "OPENAI_API_KEY": "1",
-        "wandb_token": "2",
-        "DB_PASSWORD": "3",
-        "SSH_AUTH_SOCK": "4",
-        "MY_SECRET": "5",
-        "HF_TOKEN": "6",
-        "PATH": "7",
-    }
-    assert devices.without_secrets(environment, keep=("HF_TOKEN",)) == {"HF_TOKEN": "6", "PATH": "7"}
-
-
 def test_every_numeric_library_is_told_the_number_of_threads() -> None:
     assert set(devices.thread_environment(3).values()) == {"3"}
     assert {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} <= set(devices.thread_environment(3))

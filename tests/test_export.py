@@ -15,6 +15,7 @@ from lightning_autoresearch.decision import Decision, Verdict
 from lightning_autoresearch.export import chat_lines, examples
 from lightning_autoresearch.hypothesis import Hypothesis, Prediction, Proposal, Provenance
 from lightning_autoresearch.journal import Journal, read_journal
+from lightning_autoresearch.jsontext import clean
 from lightning_autoresearch.spec import Budget, ScientistSettings
 
 RULES = ChatMessage(role="system", content="You state hypotheses. " * 20)
@@ -233,7 +234,7 @@ def test_messages_only_leaves_nothing_else(writer):
 
 def test_a_line_is_one_line_whatever_the_model_writes(writer):
     text = said(hypothesis("a\nb\u2028c\u0085d"))
-    [one] = writer.propose(hypothesis("a\nb\u2028c\u0085d"), replies=(text + "\n\u2028\r\n",))
+    [one] = writer.propose(hypothesis("a b c d"), replies=(text + "\n\u2028\r\n",))
     writer.screen(one, Verdict.KEEP)
     lines = list(chat_lines(read_journal(writer.journal.folder)))
     assert len("\n".join(lines).splitlines()) == 1
@@ -281,3 +282,19 @@ def test_the_command_says_when_there_is_nothing(writer, capsys, tmp_path):
     assert "there is no study here" in capsys.readouterr().err
     assert main(["export", str(writer.journal.folder), "--output", str(tmp_path / "no" / "such" / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "statement"), [("", "It  helps\nmuch."), ("<think>maybe {x}</think>", "It helps much."), ("", "x" * 900)]
+)
+def test_a_reply_is_found_however_its_statement_was_spaced_or_its_thoughts_were_written(writer, before, statement):
+    good = before + said(hypothesis(statement))
+    [one] = writer.propose(hypothesis(clean(statement, most=400)), replies=(good, "garbage"))
+    writer.screen(one, Verdict.KEEP)
+    assert [line["messages"][-1]["content"] for line in exported(writer)] == [good]
+
+
+def test_a_hypothesis_that_no_reply_states_is_not_paired_with_any(writer):
+    [one] = writer.propose(hypothesis("Good."), replies=(said(hypothesis("Another.")), "garbage"))
+    writer.screen(one, Verdict.KEEP)
+    assert exported(writer) == []

@@ -7,7 +7,15 @@ import pytest
 import yaml
 
 from lightning_autoresearch.classes import ClassText, read_class
-from lightning_autoresearch.knobs import Knob, fitted, guard_task, knobs_of, unfitting_keys
+from lightning_autoresearch.knobs import (
+    Knob,
+    class_choices,
+    fitted,
+    guard_task,
+    keys_without_effect,
+    knobs_of,
+    unfitting_keys,
+)
 from lightning_autoresearch.space import apply_overrides
 from lightning_autoresearch.spec import parse_spec
 from tests.replies import gpt, gpt_knobs
@@ -155,6 +163,18 @@ def test_a_class_path_is_a_choice_among_allowed_classes_of_its_family(folder: Pa
     assert "model.class_path" in knobs(folder, allowed_classes=allowed, editable=["model.class_path"])
 
 
+def test_a_class_that_does_not_take_what_a_scale_sets_is_not_offered(folder: Path) -> None:
+    assert "model.class_path" in knobs(
+        folder, allowed_classes=["models.Wide"], scale={"trainer.max_steps": 3, A + "width": 4}
+    )
+    assert "model.class_path" not in knobs(
+        folder, allowed_classes=["models.Wide"], scale={"trainer.max_steps": 3, A + "bias": False}
+    )
+    assert "model.class_path" in knobs(
+        folder, allowed_classes=["models.Any_"], scale={"trainer.max_steps": 3, A + "bias": False}
+    )
+
+
 def test_a_class_path_in_the_search_space_needs_the_allowance_too(folder: Path) -> None:
     space = {"model.class_path": {"type": "categorical", "choices": ["models.Net", "models.Wide", "os.system"]}}
     assert "model.class_path" not in knobs(folder, space=space)
@@ -177,8 +197,12 @@ def test_the_recipes_knobs() -> None:
     ("knob", "good", "bad"),
     [
         (Knob(key="a", value=1, kind="int"), [1, -3, 2.0], [True, "1", None, 1.5, 2**60, 1e300]),
-        (Knob(key="a", value=1.0, kind="float", nullable=True), [1, 0.5, None], [False, "0.5"]),
-        (Knob(key="a", value=True, kind="choice", options=(True, 1.0)), [True, 1.0], [1, False, None, "True"]),
+        (
+            Knob(key="a", value=1.0, kind="float", nullable=True),
+            [1, 0.5, None, 0.0, 1e-30],
+            [False, "0.5", 1e-31, 1e31, 5e-324],
+        ),
+        (Knob(key="a", value=True, kind="choice", options=(True, 1.0)), [True, 1.0, 1], [False, None, "True", 2]),
     ],
 )
 def test_a_knob_tells_what_it_can_hold(knob: Knob, good: list[Any], bad: list[Any]) -> None:
@@ -266,3 +290,59 @@ def test_a_switch_inside_of_what_is_left_out_does_no_harm(folder: Path) -> None:
     assert unfitting_keys(task, base_task=TASK, class_texts=texts(folder)) == (A + "opt",)
     inner = apply_overrides(TASK, {A + "opt.class_path": "models.Wide", A + "opt.init_args.z": 1})
     assert fitted(inner, base_task=TASK, class_texts=texts(folder))["model"]["init_args"]["opt"]["init_args"] == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "seed",
+        "randomseed",
+        "manualSeed",
+        "rng",
+        "np_rng",
+        "split_seed_offset",
+        "np_random_state",
+        "rand_seed_val",
+        "randomState",
+    ],
+)
+def test_a_seed_is_no_knob_by_whatever_name(folder: Path, name: str) -> None:
+    task = {"model": {"class_path": "models.Net", "init_args": {name: 3, "energy": 0.5, "warning": 1}}}
+    found = knobs(folder, task=task)
+    assert A + name not in found
+    assert A + "energy" in found
+    assert A + "warning" in found
+
+
+def test_arguments_that_a_class_does_not_take_have_no_effect_nor_has_what_lies_below_them(folder: Path) -> None:
+    config = {"model.class_path": "models.Wide", A + "width": 9, A + "opt.init_args.beta": 0.5, "trainer.clip": 1.0}
+    idle = keys_without_effect(config, base_task=TASK, class_texts=texts(folder))
+    assert idle == {A + "opt.init_args.beta"}
+    for value in (0.1, 0.2):
+        changed = apply_overrides(TASK, {**config, A + "opt.init_args.beta": value})
+        assert fitted(changed, base_task=TASK, class_texts=texts(folder)) == fitted(
+            apply_overrides(TASK, config), base_task=TASK, class_texts=texts(folder)
+        )
+    back = {**config, "model.class_path": "models.Net"}
+    assert keys_without_effect(back, base_task=TASK, class_texts=texts(folder)) == set()
+
+
+def test_what_the_user_lists_in_her_search_space_may_be_run_whatever_it_becomes(folder: Path) -> None:
+    net = {"class_path": "models.Net", "init_args": {"name": "net", "act": "relu", "sub": {"_target_": "a.B"}}}
+    space = {
+        A + "name": {"type": "categorical", "choices": ["net", "a${b}c"]},
+        A + "act": {"type": "categorical", "choices": ["relu", "gelu"]},
+        A + "sub._target_": {"type": "categorical", "choices": ["a.B", "a.C"]},
+        "model.class_path": {"type": "categorical", "choices": ["models.Net", "models.Wide"]},
+    }
+    data = {
+        "version": 1, "name": "x", "task": {"model": net}, "objective": {"metric": "loss", "mode": "min"},
+        "search_space": space, "scales": [{"name": "s", "set": {"trainer.max_steps": 3}}],
+    }  # fmt: skip
+    spec = parse_spec(yaml.safe_dump(data), path=folder / "spec.yaml")
+    assert set(class_choices(spec)) == {"a${b}c", "a.B", "a.C", "models.Net", "models.Wide"}
+    chosen = {A + "name": "a${b}c", A + "sub._target_": "a.C", "model.class_path": "models.Wide"}
+    task = apply_overrides(spec.task, chosen)
+    assert guard_task(spec.task, task, allowed_keys=space, allowed_classes=class_choices(spec)) == ()
+    other = apply_overrides(spec.task, {A + "name": "${oc.env:HOME}"})
+    assert guard_task(spec.task, other, allowed_keys=space, allowed_classes=class_choices(spec))

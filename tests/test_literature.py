@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,25 @@ def test_only_the_first_pages_of_a_long_pdf_are_read(folder, monkeypatch):
     library = read_library(["*.pdf"], folder=folder)
     assert [passage.text for passage in library.passages] == ["One.", "Two."]
     assert library.notes == ("long.pdf: only the first 2 of 3 pages are read",)
+
+
+@pytest.mark.parametrize("odd", ["\x0c", "\u2028", "\x85", "\x1d"])
+def test_lines_are_counted_as_editors_count_them(odd):
+    text = f"First{odd}line.\n\n{'x' * 200}\n"
+    assert list(passages_of(text)) == [(1, "First line." + "\n" + "x" * 200)]
+    assert list(passages_of(f"a\r\n{odd}\r\n" + "y" * 200 + "\r\n\r\n" + "z" * 200))[-1] == (5, "z" * 200)
+
+
+def test_the_pieces_of_a_long_paragraph_know_their_lines():
+    lines = [f"line {number} " + "word " * 20 for number in range(1, 400)]
+    pieces = list(passages_of("\n".join(["# Title", "", *lines])))
+    assert len(pieces) > 40
+    for line, text in pieces[1:]:
+        assert text.startswith(f"line {line - 2} ")
+
+
+def test_a_long_text_is_cut_in_linear_time():
+    text = "word another thing. " * 100_000
+    started = time.process_time()
+    assert sum(1 for _ in passages_of(text)) > 2000
+    assert time.process_time() - started < 1.0

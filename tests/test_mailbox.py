@@ -40,8 +40,8 @@ class Person:
             self._deeds.pop(0)[1]()
 
 
-def request(key="3/7/1", *, messages=MESSAGES, timeout=60.0):
-    return ChatRequest(key=key, messages=messages, schema=SCHEMA, max_tokens=100, timeout_seconds=timeout)
+def request(key="3/7/1", *, messages=MESSAGES, timeout=60.0, study=""):
+    return ChatRequest(key=key, messages=messages, schema=SCHEMA, max_tokens=100, timeout_seconds=timeout, study=study)
 
 
 def ask(folder, deeds=(), *, asked=None, stop_after=None):
@@ -153,16 +153,16 @@ def test_a_request_without_a_reply_expires_and_can_be_seen_to_have(tmp_path):
 
 
 def test_a_reply_that_cannot_be_read_is_named_when_the_time_is_up(tmp_path, monkeypatch):
-    opened = Path.open
+    opened = os.open
 
     def refuse(path, *args, **kwargs):
-        if path.name.endswith(".reply.json"):
+        if str(path).endswith(".reply.json"):
             raise PermissionError("not yours")
         return opened(path, *args, **kwargs)
 
     def answer():
         writes(tmp_path, "{}")()
-        monkeypatch.setattr(Path, "open", refuse)
+        monkeypatch.setattr(os, "open", refuse)
 
     reply = ask(tmp_path, [(1, answer)])
     assert reply.outcome is Outcome.TIMED_OUT
@@ -205,7 +205,7 @@ def test_another_prompt_under_the_same_key_is_another_request(tmp_path):
 def test_a_request_that_somebody_spoiled_is_written_again(tmp_path):
     ask(tmp_path, stop_after=1)
     (path,) = open_requests(tmp_path)
-    for spoiled in ("[1]", "{}", "{"):
+    for spoiled in ("[1]", "{}", "{", '{"asked_at": NaN}', '{"asked_at": "\\ud800"}'):
         path.write_text(spoiled)
         ask(tmp_path, stop_after=1)
         assert json.loads(path.read_text())["key"] == "3/7/1"
@@ -274,6 +274,110 @@ def test_a_stopped_study_finds_its_request_through_the_journal(tmp_path):
         reply, spent = asked(journal, Person(), stop=lambda: False)
         assert (reply.text, spent.tokens, spent.usd) == ('{"a": 1}', 0, 0.0)
         assert [entry.key for entry in journal] == ["1/1/1/1", "1/1/1/1", "1/1/1/2", "1/1/1/2"]
+
+
+@pytest.mark.parametrize("obstacle", ["folder", "empty", "link", "pipe"])
+def test_what_cannot_be_read_in_a_replys_place_does_not_keep_the_request_from_being_written(tmp_path, obstacle):
+    ask(tmp_path, stop_after=1)
+    (path,) = open_requests(tmp_path)
+    place = tmp_path / json.loads(path.read_text())["reply_to"]
+    path.unlink()
+    outside = tmp_path / "outside.txt"
+    outside.write_text('{"not": "for the model"}')
+    {
+        "folder": place.mkdir,
+        "empty": lambda: place.write_text(""),
+        "link": lambda: place.symlink_to(outside),
+        "pipe": lambda: os.mkfifo(place),
+    }[obstacle]()
+
+    def mend():
+        assert open_requests(tmp_path) == [path]
+        place.rmdir() if obstacle == "folder" else place.unlink()
+        writes(tmp_path, '{"a": 1}')()
+
+    def next_descriptor():
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        os.close(descriptor)
+        return descriptor
+
+    free = next_descriptor()
+    reply = ask(tmp_path, [(1, mend)])
+    assert (reply.text, round(reply.seconds)) == ('{"a": 1}', 1)
+    assert next_descriptor() == free
+
+
+def test_a_linked_reply_is_not_followed_and_named_when_the_time_is_up(tmp_path):
+    outside = tmp_path / "outside.txt"
+    outside.write_text("{}")
+
+    def link():
+        (path,) = open_requests(tmp_path)
+        (tmp_path / json.loads(path.read_text())["reply_to"]).symlink_to(outside)
+
+    reply = ask(tmp_path, [(1, link)])
+    assert (reply.outcome, reply.text) == (Outcome.TIMED_OUT, "")
+    assert "its reply cannot be read" in reply.detail
+
+
+def test_a_reply_to_an_earlier_study_with_the_same_prompt_is_not_taken(tmp_path):
+    ask(tmp_path, [(1, writes(tmp_path, '{"earlier": 1}'))], asked=request(study="one"))
+    assert ask(tmp_path, asked=request(study="one")).text == '{"earlier": 1}', "the same study may take it again"
+    reply = ask(tmp_path, [(5, writes(tmp_path, '{"mine": 2}'))], asked=request(study="two"))
+    assert (reply.text, round(reply.seconds)) == ('{"mine": 2}', 5)
+    assert len(list(tmp_path.glob("*.reply.json"))) == 1, "the earlier one is put away"
+
+
+def test_a_late_reply_to_an_expired_request_is_put_away_with_the_next(tmp_path):
+    ask(tmp_path)
+    (expired,) = tmp_path.glob("*.expired.json")
+    late = tmp_path / json.loads(expired.read_text())["reply_to"]
+    late.write_text("{}")
+    ask(tmp_path, stop_after=1, asked=request("3/8/1"))
+    assert not late.exists()
+    assert (tmp_path / "done" / late.name).exists()
+
+
+@pytest.mark.parametrize("spoiled", ["[" * 200_000, '{"asked_at":' * 50_000])
+def test_a_request_that_was_nested_beyond_all_measure_is_written_again(tmp_path, spoiled):
+    ask(tmp_path, stop_after=1)
+    (path,) = open_requests(tmp_path)
+    path.write_text(spoiled)
+    assert ask(tmp_path, stop_after=1).outcome is Outcome.TIMED_OUT
+    assert json.loads(path.read_text())["key"] == "3/7/1"
+
+
+@pytest.mark.parametrize("seconds", [1e15, 1e300])
+def test_a_deadline_beyond_all_dates_is_a_classified_outcome(tmp_path, seconds):
+    assert ask(tmp_path, asked=request(timeout=seconds)).outcome is Outcome.NOT_FOUND
+
+
+def test_each_study_has_files_of_its_own_and_finds_them_again(tmp_path):
+    box, settings = tmp_path / "box", ScientistSettings(mailbox="box")
+
+    def stem(folder, began):
+        with Journal(folder, clock=lambda: began) as journal:
+            if journal.find("study_created", "") is None:
+                journal.append("study_created", {"name": "same"})
+            mailbox = Mailbox(box, sleep=lambda seconds: None, clock=Person().clock)
+            stops = iter([False] * 3)
+            line = Line(
+                mailbox,
+                journal=journal,
+                settings=settings,
+                budget=Budget(),
+                price=FREE,
+                stop=lambda: next(stops, True),
+                secrets=(),
+            )
+            line.ask(MESSAGES, schema=SCHEMA, key="1/1/1")
+        (path,) = open_requests(box)
+        path.unlink()
+        return path.name
+
+    first = stem(tmp_path / "a", 1.0)
+    assert stem(tmp_path / "a", 9.0) == first
+    assert stem(tmp_path / "b", 2.0) != first
 
 
 # -- the page ------------------------------------------------------------------------------------------------------

@@ -209,7 +209,7 @@ def test_a_knob_is_added_with_a_domain_that_suits_it(key, domain):
         ("width", Float(low=32.0, high=128.0), "its type is int"),
         ("width", Integer(low=65, high=128), "its value in revision 0, 64, is outside 65 to 128"),
         ("width", Categorical(choices=(64, "big")), "the choice 'big' is not a whole number"),
-        ("width", Categorical(choices=(64, None)), "the choice None is not a number"),
+        ("width", Categorical(choices=(64, None)), "the choice null is not a number"),
         ("width", Integer(low=1, high=2**60), "is not a whole number of at most"),
         ("decay", Integer(low=0, high=1), "its type is float"),
         ("decay", Float(low=0.0, high=1.0, scale="log"), "scale log needs a low above 0"),
@@ -219,6 +219,15 @@ def test_a_knob_is_added_with_a_domain_that_suits_it(key, domain):
         ("norm", Categorical(choices=("rms", "batch")), "the choice 'batch' is not one of"),
         ("norm", Categorical(choices=("rms", "rms")), "two or more distinct"),
         ("norm", None, "a domain is missing"),
+        ("clip", Categorical(choices=(None, 1.0, 1)), "two or more distinct"),
+        ("decay", Float(low=0.0, high=5e-324), "neither 0 nor of a size"),
+        ("decay", Float(low=0.1, high=0.1000000001), "nearer to each other"),
+        ("decay", Float(low=1e-300, high=1e300), "neither 0 nor of a size"),
+        ("decay", Float(low=1e-3, high=1.0), "0.001 is further than a factor of 16 from 0.1"),
+        ("decay", Float(low=0.05, high=2.0), "2 is further than a factor of 16 from 0.1"),
+        ("decay", Categorical(choices=(0.1, 2.0)), "2 is further than a factor of 16"),
+        ("width", Integer(low=1, high=64), "1 is further than a factor of 16 from 64"),
+        ("width", Categorical(choices=tuple(range(30, 81))), "51 choices are more than 50"),
         ("seed", Integer(low=0, high=9), "not among the keys that may be set"),
     ],
 )
@@ -336,3 +345,55 @@ def test_what_the_sampler_widens_is_let_through(max_factor):
             if wider != domain:
                 space = SearchSpace(domains={"x": domain, "lr": SPACE["lr"]})
                 assert reason(edit("widen", "x", wider), space=space, max_factor=max_factor) == "", (domain, wider)
+
+
+def test_an_added_range_may_reach_as_far_as_in_revision_0_and_a_factor_beyond():
+    seed = Float(low=1e-5, high=0.5, scale="log")
+    knobs = {"decay": Knob(key="decay", value=0.1, kind="float", domain=seed)}
+    assert reason(edit("add", "decay", Float(low=1e-6, high=8.0)), knobs=knobs) == ""
+    assert "1e-07 is further" in reason(edit("add", "decay", Float(low=1e-7, high=8.0)), knobs=knobs)
+    assert "9 is further than a factor of 16 from 0.5" in reason(
+        edit("add", "decay", Float(low=0.0, high=9.0)), knobs=knobs
+    )
+    bare = {"decay": Knob(key="decay", value=0.1, kind="float")}
+    moved = [{**BRANCH, "decay": 0.4}]
+    assert reason(edit("add", "decay", Float(low=0.0, high=6.4)), knobs=bare, must_contain=moved) == ""
+    zero = {"decay": Knob(key="decay", value=0.0, kind="float")}
+    assert reason(edit("add", "decay", Float(low=0.0, high=100.0)), knobs=zero) == ""
+
+
+def test_a_small_whole_number_that_is_added_may_move_by_one_under_any_factor():
+    knobs = {"width": Knob(key="width", value=1, kind="int")}
+    assert reason(edit("add", "width", Integer(low=1, high=2)), knobs=knobs, max_factor=1.1) == ""
+
+
+def test_a_long_list_of_the_user_may_be_shortened_but_not_made_longer():
+    many = tuple(range(1, 81))
+    space = SearchSpace(domains={"batch": Categorical(choices=many), "lr": SPACE["lr"]})
+    held = [{**BRANCH, "batch": 16}]
+    assert reason(edit("narrow", "batch", Categorical(choices=many[:60])), space=space, must_contain=held) == ""
+    longer = edit("widen", "batch", Categorical(choices=(*many, 81)))
+    assert "81 choices are more than 80" in reason(longer, space=space, knobs=KNOBS, must_contain=held)
+
+
+def test_a_domain_is_not_widened_to_what_nothing_can_be_drawn_from():
+    space = SearchSpace(domains={"lr": Float(low=1e-30, high=0.1, scale="log"), "depth": SPACE["depth"]})
+    assert "neither 0 nor" in reason(edit("widen", "lr", Float(low=5e-31, high=0.1, scale="log")), space=space)
+
+
+def test_what_has_no_effect_is_refused_before_it_is_paid_for():
+    asked = {"space": SPACE, "branch": BRANCH, "policy": Policy(), "tried": ()}
+    why = refusal(hypothesis(depth=3), **asked, without_effect=lambda _: {"depth", "drop"})
+    assert why == "it sets depth, which has no effect: the class that would be used does not take it"
+    assert "sets depth," in refusal(
+        hypothesis(depth=3, lr=0.004),
+        **asked,
+        without_effect=lambda config: {"depth"} if config["lr"] == 0.004 else set(),
+    )
+    assert refusal(hypothesis(lr=0.004), **asked, without_effect=lambda _: {"depth", "drop"}) is None
+
+
+def test_a_choice_is_tried_as_it_is_listed():
+    space = SearchSpace(domains={"batch": Categorical(choices=(8, 16, True)), "wd": Categorical(choices=(0.0, 0.1))})
+    found = whole_numbers({"batch": 8.0, "wd": 0, "new": 2.0}, space=space)
+    assert [repr(value) for value in found.values()] == ["8", "0.0", "2.0"]

@@ -102,7 +102,7 @@ def test_late_prompts_are_no_longer_than_that_of_round_50_plus_a_tenth(per_round
     assert max(lengths.values()) <= 40_000
 
 
-@pytest.mark.parametrize("per_round", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("per_round", [2, 4])
 def test_the_prompt_of_round_1000_begins_with_that_of_round_999(per_round):
     dossier, briefings = dossier_of(), rounds_of("quickstart", per_round, 1000)
     before, now = (text_of(dossier, briefing) for briefing in briefings[-2:])
@@ -203,7 +203,7 @@ def test_everything_that_a_reply_needs_is_there(characters):
         assert f"`{field}`" in text, field
     for key in dossier.knobs:
         assert re.search(rf"(^|\W){key.rpartition('.')[2]}\W", text), key
-    assert "State 4 hypotheses" in text
+    assert "State at most 4 hypotheses" in text
 
 
 def test_every_key_of_the_search_space_stands_there_with_its_domain_and_its_value_now():
@@ -288,8 +288,8 @@ def test_a_finding_is_told_in_one_line():
         (-0.3, {}, "| -0.300 dropped | said +0.100 p 0.50 out |"),
         (None, {"status": TrialStatus.OUT_OF_MEMORY}, "| failed: out_of_memory | said +0.100 p 0.50 |"),
         (None, {}, "| dropped: a guard's bound is broken |"),
-        (0.2, {"void": True}, "| void, nothing decided |"),
-        (None, {"status": TrialStatus.LOST}, "| void, nothing decided |"),
+        (0.2, {"void": True, "why": "the round was full"}, "| void, may be stated again: the round was full |"),
+        (None, {"status": TrialStatus.LOST}, "| void, may be stated again: lost |"),
     ],
 )
 def test_how_a_finding_ended_is_told(gain, others, told):
@@ -327,7 +327,7 @@ def test_the_gate_of_a_round_stands_after_its_hypotheses():
     lines = text_of(dossier_of(), replace(first_briefing(), findings=tests, gates=(gate,))).splitlines()
     starts = [line.split(" ")[0] for line in lines if re.match(r"(h\d|gate) ?r?\d", line)]
     assert starts == ["h1", "gate", "h2"]
-    told = "+0.150 over 2 pairs (95 % +0.020 to +0.280), evidence 101.3 of 84.9 needed"
+    told = "+0.150 over 2 pairs (95 % +0.020 to +0.280), evidence 101 of 84.9 needed"
     assert f"gate r1 at small: h1 PASSED: {told}" in lines
 
 

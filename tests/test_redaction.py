@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_autoresearch.redaction import REDACTED, plain, redact, secrets_in
+from lightning_autoresearch.redaction import REDACTED, plain, redact, secrets_in, secrets_of, without_secrets
+from lightning_autoresearch.spec import ScientistSettings
 
 
 def test_secrets_are_known_by_the_names_of_their_variables():
@@ -156,3 +157,33 @@ def test_plain_is_never_longer_than_allowed(text: str, most: int):
     assert len(shown) <= most
     assert plain(shown, most=most) == shown
     assert "\x1b" not in shown
+
+
+def test_the_scientists_key_is_a_secret_whatever_its_variable_is_called():
+    environ = {"MYLLM": "plain-word-1", "OTHER_KEY": "value-2", "HOME": "/home/me"}
+    settings = ScientistSettings(model="m", base_url="http://x/v1", api_key_env="MYLLM")
+    assert secrets_of(settings, environ) == {"plain-word-1", "value-2"}
+    assert secrets_of(None, environ) == secrets_of(settings, {**environ, "MYLLM": "word"}) == {"value-2"}
+
+
+def test_an_environment_without_secrets_keeps_what_is_named_and_drops_what_is_named():
+    environ = {
+        "OPENAI_API_KEY": "1",
+        "wandb_token": "2",
+        "DB_PASSWORD": "3",
+        "SSH_AUTH_SOCK": "4",
+        "GOOGLE_APPLICATION_CREDENTIALS": "5",
+        "HF_TOKEN": "6",
+        "PATH": "7",
+        "MYLLM": "8",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    rest = {"HF_TOKEN": "6", "PATH": "7", "TOKENIZERS_PARALLELISM": "false"}
+    assert without_secrets(environ, keep=("HF_TOKEN",), drop=("MYLLM",)) == rest
+    assert without_secrets(environ, keep=("MYLLM",), drop=("MYLLM",))["MYLLM"] == "8"
+
+
+def test_a_secret_of_several_lines_is_found_on_one_line_and_without_its_blank_lines():
+    secret = "line1secret\n\n  line2secret"
+    for said in (secret, "line1secret line2secret", "line1secret\nline2secret"):
+        assert redact(f"login failed with {said}!", secrets=[secret]) == f"login failed with {REDACTED}!"

@@ -280,3 +280,51 @@ def test_hypotheses_use_the_widened_range_at_once():
     outward = (finding("lr", 0.01, 0.04, 0.05, kept=True), finding("lr", 0.04, 0.1, 0.03, kept=True))
     [first, *_] = Sampler().propose(told(outward, branch={**START, "lr": 0.1})).hypotheses
     assert first.overrides == {"lr": 0.25}
+
+
+@pytest.mark.parametrize("high", [5e-324, 1e-310, 1e-30])
+def test_the_smallest_ranges_do_no_harm(high):
+    tiny = SearchSpace(domains={**LR, "x": Float(low=0.0, high=high)})
+    for x in (0.0, high):
+        branch = {**START, "x": x}
+        for seed in range(4):
+            briefing = told(branch=branch, base=branch, incumbent=branch, space=tiny, seed=seed, wanted=6)
+            assert all(0.0 <= one.overrides.get("x", 0.0) <= high for one in Sampler().propose(briefing).hypotheses)
+
+
+def idle_under_b(config):
+    return {"x", "n"} if config["class_path"] == "b" else set()
+
+
+SWITCHED = SearchSpace(domains={**LR, "class_path": Categorical(choices=("a", "b"))})
+
+
+def test_what_the_branchs_class_does_not_take_is_left_alone():
+    branch = {**START, "class_path": "b"}
+    briefing = told(branch=branch, base=branch, incumbent=branch, space=SWITCHED, wanted=8)
+    found = Sampler(without_effect=idle_under_b).propose(briefing).hypotheses
+    assert {key for one in found for key in one.overrides} == {"lr", "class_path"}
+    assert {"x", "n"} <= {key for one in Sampler().propose(briefing).hypotheses for key in one.overrides}
+
+
+def test_no_switch_of_the_class_is_combined_with_what_the_new_one_does_not_take():
+    branch = {**START, "class_path": "a"}
+    small = SearchSpace(domains={"n": LR["n"], "class_path": SWITCHED["class_path"]})
+    briefing = told(branch=branch, base=branch, incumbent=branch, space=small, wanted=60)
+    found = [one.overrides for one in Sampler(without_effect=idle_under_b).propose(briefing).hypotheses]
+    assert {"class_path": "b"} in found
+    assert not [one for one in found if {"class_path", "n"} <= one.keys()]
+    assert [one for one in Sampler().propose(briefing).hypotheses if {"class_path", "n"} <= one.overrides.keys()]
+
+
+def test_nothing_is_proposed_where_nothing_has_an_effect():
+    branch = {**START, "class_path": "b"}
+    briefing = told(branch=branch, base=branch, incumbent=branch)
+    assert Sampler(without_effect=lambda _: {"lr", "x", "n"}).propose(briefing).hypotheses == ()
+
+
+def test_a_bound_is_not_widened_to_where_nothing_can_be_drawn():
+    space = SearchSpace(domains={**LR, "lr": Float(low=1e-4, high=1e30, scale="log")})
+    outward = (finding("lr", 1e29, 2e29, 0.05, kept=True), finding("lr", 2e29, 1e30, 0.03, kept=True))
+    proposal = Sampler().propose(told(outward, branch={**START, "lr": 1e30}, space=space, round=2))
+    assert proposal.space_edits == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightning_autoresearch.asking import prompt_of, spending
 from lightning_autoresearch.chat import ChatReply, Outcome, ScriptedChat
 from lightning_autoresearch.errors import InputError
 from lightning_autoresearch.fold import Fold, summarize
+from lightning_autoresearch.history import value_text
 from lightning_autoresearch.journal import FILE_NAME, read_journal
 from lightning_autoresearch.replay import ReplayChat, UnseenPrompt
 from lightning_autoresearch.spec import parse_spec
@@ -407,3 +409,141 @@ def test_a_prediction_is_oriented_so_that_positive_is_better(tmp_path):
     first = kinds(tmp_path, "hypothesis_stated")[0].data["hypothesis"]["prediction"]
     assert first["gain"] == pytest.approx(0.2)
     assert (first["low"], first["high"]) == (pytest.approx(0.0), pytest.approx(0.4))
+
+
+# -- what a review found -----------------------------------------------------------------------------------------------
+
+
+def test_the_price_of_a_gain_stops_the_asking_and_not_a_gate_that_is_under_way(tmp_path):
+    price = "{input_usd_per_million_tokens: 100, output_usd_per_million_tokens: 100}"
+    summary = run(tmp_path, Expert(tokens=1000), scientist__price=price, budget__usd_per_gain=0.3)
+    assert summary.gates
+    assert all(gate.verdict.value != "VOID" for gate in summary.gates)
+    assert summary.confirmed_gain.low > 0
+
+
+ONE_CHOICE = """\
+search_space:
+  model.init_args.act: {type: categorical, choices: [relu, gelu]}
+"""
+
+
+def with_arguments(count):
+    """A task with further arguments, of which none is searched, and a space that is soon exhausted."""
+    arguments = "".join(f"      a{number}: 1\n" for number in range(count))
+    text = TEXT.replace("      act: relu\n", "      act: relu\n" + arguments)
+    start = text.index("search_space:\n")
+    end = text.index("\nscales:", start)
+    return text[:start] + ONE_CHOICE + text[end:]
+
+
+class Opening:
+    """Sets one argument after the other that the space does not hold; does not answer the calls named in `dead`."""
+
+    name = "opening"
+
+    def __init__(self, dead=()):
+        self.dead, self.calls, self.opened = dead, 0, 0
+
+    def ask(self, request, *, stop):
+        self.calls += 1
+        if self.calls in self.dead:
+            return DEAD
+        self.opened += 1
+        return answered(reply(idea(op("set", f"/task/model/init_args/a{self.opened - 1}", old=1, value=2))))
+
+
+def worse_with_each(task):
+    arguments = task["model"]["init_args"]
+    return 1.0 + sum(value for key, value in arguments.items() if key[0] == "a" and key != "act")
+
+
+@pytest.mark.parametrize(("share", "dead"), [(0.1, ()), (0.5, tuple(range(1, 9)))])
+def test_where_the_sampler_has_tried_everything_the_model_opens_the_space(tmp_path, share, dead):
+    chat = Opening(dead)
+    world = World(truth=worse_with_each, sd=0.001)
+    summary = run(tmp_path, chat, text=with_arguments(30), world=world, scientist__share=share, budget__trials=60)
+    assert "60 trials" in summary.reason
+    assert chat.opened > 2
+
+
+def test_where_nobody_answers_and_the_sampler_has_tried_everything_the_study_ends(tmp_path):
+    chat = Opening(range(1, 1000))
+    summary = run(tmp_path, chat, text=with_arguments(3), world=World(truth=worse_with_each), budget__trials=200)
+    assert "nothing of 3 proposals in a row" in summary.reason
+    assert any("did not answer" in message for message in summary.messages)
+
+
+def test_a_hypothesis_that_is_void_because_the_round_was_full_may_be_stated_again(tmp_path):
+    arguments = {"lr": 0.002, "idle": 0.4, "depth": 3, "act": "gelu"}
+
+    def several(branch):
+        return [
+            setting(branch, name, value)
+            for name, value in arguments.items()
+            if branch[f"model.init_args.{name}"] != value
+        ]
+
+    def helps(task):
+        return 5.0 - sum(0.1 * (task["model"]["init_args"][name] == value) for name, value in arguments.items())
+
+    run(
+        tmp_path,
+        Expert(several),
+        world=World(truth=helps, sd=0.001),
+        scientist__share=1,
+        decision__keeps_per_round=1,
+        execution__slots=2,
+        budget__trials=150,
+    )
+    screened = kinds(tmp_path, "screened")
+    void = [entry.data for entry in screened if entry.data["decision"]["verdict"] == "VOID"]
+    assert void
+    assert "the round was full" in void[0]["decision"]["sentence"]
+    ids = {
+        entry.data["hypothesis"]["id"]: entry.data["hypothesis"]["overrides"]
+        for entry in kinds(tmp_path, "hypothesis_stated")
+    }
+    again = [name for name, overrides in ids.items() if overrides == ids[void[0]["hypothesis"]]]
+    assert len(again) > 1
+
+
+def test_a_line_of_the_history_tells_the_branch_that_the_hypothesis_was_compared_with(tmp_path):
+    chat = Expert(lambda branch: [setting(branch, "lr", branch["model.init_args.lr"] * factor) for factor in (2, 3)])
+    run(tmp_path, chat, scientist__share=1, budget__trials=80)
+    prompts = "".join(message.content for request in chat.requests for message in request.messages)
+    rivals = {line for line in prompts.splitlines() if "sets the same key and gained more" in line}
+    before = {entry.key: entry.data["before"] for entry in kinds(tmp_path, "hypothesis_stated")}
+    alone = [line.split(" ") for line in rivals if line.count("->") == 1]
+    assert alone
+    for words in alone:
+        (value,) = before[words[0]].values()
+        assert value_text(value) == words[4].split("->")[0]
+
+
+def test_waiting_for_the_model_is_part_of_the_hours(tmp_path):
+    class Slow:
+        name = "slow"
+
+        def ask(self, request, *, stop):
+            time.sleep(min(request.timeout_seconds, 60))
+            return ChatReply(outcome=Outcome.TIMED_OUT, detail="no answer")
+
+    started = time.monotonic()
+    summary = run(tmp_path, Slow(), budget__hours=0.001)
+    assert "hours" in summary.reason
+    assert time.monotonic() - started < 20
+
+
+def test_the_key_is_kept_from_the_trials_whatever_its_variable_is_called(tmp_path, monkeypatch):
+    monkeypatch.setenv("MYLLM", "planted-value-of-the-key")
+    asked = {}
+
+    def make(settings, **options):
+        asked.update(options)
+        return World()
+
+    monkeypatch.setattr("lightning_autoresearch.study.make_executor", make)
+    spec = parse_spec(SPEC + "scientist: {model: expert, api_key_env: MYLLM}\n", path=Path("world.yaml"))
+    Study(spec, folder=tmp_path, chat=ScriptedChat([], name="expert")).run()
+    assert asked["key_variable"] == "MYLLM"

@@ -279,3 +279,12 @@ def test_equally_good_sources_are_rarely_told_apart(count, monkeypatch):
         chance = random.Random(seed)
         answers[comparison(knowing(chance, count), knowing(chance, count)).answer] += 1
     assert answers["better"] + answers["worse"] <= 55, answers
+
+
+@pytest.mark.parametrize("count", [15, 30])
+def test_the_bootstrap_lies_around_the_value(count):
+    kept = round(0.3 * count)
+    forecasts = [forecast(0.3, number < kept) for number in range(count)]
+    bias = 0.3 * 0.7 / (count - 1)
+    middle = float(scoring._excess_samples(forecasts).mean())
+    assert middle == pytest.approx(scoring._excess(forecasts), abs=0.2 * bias)

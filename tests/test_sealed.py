@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -75,3 +76,21 @@ def test_a_line_is_json_with_key_and_values(tmp_path: Path) -> None:
     sealed(tmp_path).put("run", METRICS)
     line = json.loads((tmp_path / FILE_NAME).read_text())
     assert line == {"key": "run", "values": {"secret": 4.25, "other_secret": None}}
+
+
+def test_a_line_that_was_written_in_part_is_an_error_and_not_a_sealed_value(tmp_path, monkeypatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
+    closed = sealed(tmp_path)
+    with pytest.raises(JournalError, match=r"only 10 of .* bytes were written"):
+        closed.put("run", METRICS)
+    monkeypatch.undo()
+    assert closed.put("run", METRICS) == {"loss": 1.0}
+    assert sealed(tmp_path).whole("run", {"loss": 1.0}) == METRICS
+
+
+def test_what_was_sealed_stays_when_the_rest_comes_again(tmp_path: Path) -> None:
+    sealed(tmp_path).put("run", METRICS)
+    again = sealed(tmp_path)
+    assert again.put("run", {"loss": 1.0}) == {"loss": 1.0}
+    assert sealed(tmp_path).whole("run", {"loss": 1.0}) == METRICS

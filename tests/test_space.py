@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from lightning_autoresearch.space import (
     domain_of,
     get_key,
     has_key,
+    unsound,
 )
 
 TASK = {"model": {"init_args": {"lr": 0.1}}, "trainer": {"callbacks": [{"init_args": {"patience": 3}}]}, "data": None}
@@ -69,14 +71,11 @@ def test_an_integer_contains_whole_numbers_only() -> None:
     assert [value for value in (0, 1, 2.0, 2.5, 3, 4, True, "2") if domain.contains(value)] == [1, 2.0, 3]
 
 
-def test_choices_are_compared_with_their_types() -> None:
+def test_choices_are_compared_by_value_but_true_is_not_one() -> None:
     domain = Categorical(choices=(1, "a", False, None))
-    assert [value for value in (1, 1.0, True, 0, False, None, "a", "1") if domain.contains(value)] == [
-        1,
-        False,
-        None,
-        "a",
-    ]
+    found = [value for value in (1, 1.0, True, 0, False, None, "a", "1") if domain.contains(value)]
+    assert list(map(repr, found)) == ["1", "1.0", "False", "None", "'a'"]
+    assert [repr(domain.as_listed(value)) for value in (1.0, True, 0, 2.0)] == ["1", "True", "0", "2.0"]
 
 
 @settings(deadline=None)  # the clock of a busy machine proves nothing
@@ -116,7 +115,8 @@ def test_a_domain_is_made_of_its_description() -> None:
 
 def test_equal_overrides_have_one_canonical_form() -> None:
     assert canonical({"b": 1, "a": 0.5}) == canonical({"a": 0.5, "b": 1}) == '{"a": 0.5, "b": 1}'
-    assert canonical({"a": 1}) != canonical({"a": 1.0})
+    assert canonical({"a": 2, "b": 0}) == canonical({"a": 2.0, "b": -0.0}) == '{"a": 2, "b": 0}'
+    assert len({canonical({"a": value}) for value in (1, True, "1", None, 1.5)}) == 5
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical({"a": math.nan})
 
@@ -124,3 +124,37 @@ def test_equal_overrides_have_one_canonical_form() -> None:
 def test_a_digest_tells_types_apart_but_not_the_order_of_keys() -> None:
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
     assert len({digest_of({"a": value}) for value in (1, 1.0, True, "1", None)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("domain", "why"),
+    [
+        (Float(low=0.0, high=5e-324), "the bound 4.94066e-324 is neither 0 nor of a size from 1e-30 to 1e"),
+        (Float(low=-1.7e308, high=1.7e308), "neither 0 nor of a size"),
+        (Float(low=0.001, high=0.0010000000000000002, scale="log"), "nearer to each other than a share of 1e-06"),
+        (Float(low=1000.0, high=1000.0005), "nearer to each other"),
+        (Float(low=0.0, high=math.inf), "finite"),
+        (Integer(low=2**53 - 1, high=2**53, scale="log"), "nearer to each other"),
+        (Integer(low=3, high=3), "low 3 is not below high 3"),
+        (Categorical(choices=(1, 1.0)), "two or more distinct choices"),
+        (Categorical(choices=(0.0, 1e300)), "the choice 1e.300 is neither 0 nor"),
+    ],
+)
+def test_a_domain_that_nothing_can_be_drawn_from_is_unsound(domain: Any, why: str) -> None:
+    with pytest.raises(AssertionError, match=why):
+        raise AssertionError(unsound(domain))
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        Float(low=0.0, high=1e-30),
+        Float(low=-1e30, high=1e30),
+        Float(low=1e-30, high=1e30, scale="log"),
+        Float(low=1.0, high=1.00001),
+        Integer(low=10_000_000, high=10_000_003),
+        Categorical(choices=(1, True, None, "1")),
+    ],
+)
+def test_a_sound_domain_has_no_fault(domain: Any) -> None:
+    assert unsound(domain) == ""

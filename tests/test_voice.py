@@ -74,3 +74,15 @@ def test_lines_that_do_not_fit_are_counted():
     text = "\n".join(f"line {number}" for number in range(10))
     assert cut_lines(text, room=1000, rest="more") == text
     assert cut_lines(text, room=40, rest="more") == "line 0\nline 1\nline 2\nand 7 more"
+
+
+def test_a_value_whose_key_is_the_name_of_a_secret_is_not_shown(spec):
+    args = {"db_password": "hunter2hunter2", "auth": {"user": ["somebody"], "port": 5432}, "tokenizer": "gpt2-medium"}
+    args |= {"max_tokens": 512, "key_norm": "rms"}
+    assert json.loads(Voice(spec).tree({"init_args": args}))["init_args"] == {
+        "db_password": "[redacted]",
+        "auth": {"user": ["[redacted]"], "port": 5432},
+        "tokenizer": "gpt2-medium",
+        "max_tokens": 512,
+        "key_norm": "rms",
+    }

@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any
 
-from lightning_autoresearch.chat import ChatReply, Outcome, Usage
+from lightning_autoresearch.chat import MOST_TOKENS, ChatReply, Outcome, Usage
 from lightning_autoresearch.redaction import plain
 from lightning_autoresearch.spec import ScientistSettings
 
@@ -218,7 +218,7 @@ def _usage(data: object, text: str) -> Usage | None:
 def _count(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if math.isfinite(value) and value >= 0 else None
+    return int(value) if 0 <= value <= MOST_TOKENS else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 from lightning_autoresearch.chat import ChatReply, ChatRequest, Outcome
 from lightning_autoresearch.integrations.answers import FORMAT, Answer, blamed, reply_of
-from lightning_autoresearch.redaction import REDACTED, plain, redact, secrets_in
+from lightning_autoresearch.redaction import REDACTED, plain, redact, secrets_of
 from lightning_autoresearch.spec import ScientistSettings
 from lightning_autoresearch.tracebacks import causes
 
@@ -172,7 +172,7 @@ class OpenAIChat:
         began = time.monotonic()
         reply = unusable or self._in_thread(request, environ, stop)
         key = _key(self._settings, environ)
-        secrets = secrets_in(environ) | {key}
+        secrets = secrets_of(self._settings, environ)
         return replace(
             reply,
             # A short key is a word that stands for none, such as `ollama`: the model may well say it.
@@ -193,7 +193,10 @@ class OpenAIChat:
         thread = threading.Thread(
             target=lambda: replies.append(self._call(request, wire, deadline)), name="chat", daemon=True
         )
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the limit of processes is reached
+            return ChatReply(outcome=Outcome.DISCONNECTED, detail=f"nothing was sent: {error}", may_cost=False)
         try:
             stopped = _await(thread, deadline, stop)
             # What comes of a connection that was cut is not what the server did: only what stood before it counts.

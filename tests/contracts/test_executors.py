@@ -301,11 +301,13 @@ def test_secrets_stay_outside_and_the_own_environment_stays_as_it_is(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     monkeypatch.setenv("DATA_TOKEN", "needed")
+    monkeypatch.setenv("MYLLM", "a key, too")
     before = dict(os.environ)
-    with ProcessExecutor(search_path=(TESTS,), keep_environment=("DATA_TOKEN",)) as executor:
+    settings = Execution(keep_environment=("DATA_TOKEN",))
+    with contextlib.closing(make_executor(settings, task=TASK, search_path=(TESTS,), key_variable="MYLLM")) as executor:
         run(executor, slow(2, model="tasks.Witness"), tmp_path)
     seen = read_json(tmp_path / "seen.json")["environment"]
-    assert "OPENAI_API_KEY" not in seen
+    assert not {"OPENAI_API_KEY", "MYLLM"} & set(seen)
     assert seen["DATA_TOKEN"] == "needed"
     assert dict(os.environ) == before
 

@@ -26,6 +26,12 @@ from lightning_autoresearch.team import Team
 from lightning_autoresearch.trial import TrialStatus, canonical
 from tests.scientists import idea, op, reply
 
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_autoresearch.asking.BACKOFF_SECONDS", 0.001)
+
+
 PROPOSERS: dict[str, Callable[[], Proposer]] = {
     "sampler": Sampler,
     "team whose model answers": lambda: Table(answers=True),
@@ -157,7 +163,7 @@ def with_history(start: Briefing, *, tests: int, failing: float = 0.15, seed: in
             id=f"h{number}",
             statement="",
             mechanism="",
-            source="test",
+            source="sampler",
             overrides=overrides,
             prediction=Prediction(gain=0.0, probability=0.5),
         )

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lightning_autoresearch.chat import ChatMessage, ChatReply, ChatRequest, Outcome
+from lightning_autoresearch.chat import ChatMessage, ChatReply, ChatRequest, Outcome, Usage
 from lightning_autoresearch.integrations.answers import FORMAT, Answer, reply_of
 from lightning_autoresearch.integrations.openai import MOST_BYTES, OpenAIChat
 from lightning_autoresearch.spec import ScientistSettings
@@ -90,3 +90,18 @@ def test_a_head_without_a_body_meets_the_deadline():
     reply = ask(step, seconds=1.0)
     assert (reply.outcome, reply.may_cost) == (Outcome.TIMED_OUT, True)
     assert reply.seconds < 3
+
+
+@pytest.mark.parametrize(
+    "count", ["1e308", "1e400", "1" + "0" * 308, "1" + "0" * 400, "1000000001", "-1", "NaN", "true"]
+)
+def test_a_count_of_tokens_that_cannot_be_is_none(count: str):
+    def counted(usage: str) -> ChatReply:
+        return read(f'{{"choices": [{{"message": {{"content": "hi"}}}}], "usage": {{{usage}}}}}'.encode(), code=200)
+
+    reply = counted(f'"prompt_tokens": {count}, "completion_tokens": 5')
+    assert (reply.outcome, reply.text, reply.usage) == (Outcome.ANSWERED, "hi", None)
+    reply = counted(
+        f'"prompt_tokens": 7, "completion_tokens": 5, "prompt_tokens_details": {{"cached_tokens": {count}}}'
+    )
+    assert reply.usage == Usage(input_tokens=7, output_tokens=5)

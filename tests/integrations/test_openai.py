@@ -742,3 +742,20 @@ def test_two_threads_may_ask_at_once():
         for thread in threads:
             thread.join()
     assert [reply.outcome for reply in replies] == [Outcome.ANSWERED] * 2
+
+
+def test_a_key_of_one_letter_does_not_garble_what_is_said():
+    reply, _ = ask(error(400, "Something odd"), environ={"K": "o"}, api_key_env="K")
+    assert "Something odd" in reply.detail
+    reply, _ = ask(error(400, "Something odd about my-word"), environ={"K": "my-word"}, api_key_env="K")
+    assert "my-word" not in reply.detail
+
+
+def test_a_process_that_may_start_no_thread_is_disconnected(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    reply = chat_with("http://127.0.0.1:9/v1").ask(request(), stop=go_on)
+    assert (reply.outcome, reply.may_cost) == (Outcome.DISCONNECTED, False)
+    assert "can't start new thread" in reply.detail
