@@ -233,7 +233,8 @@ def outcome_of(finding: Finding, tone: Tone) -> str:
     if finding.gain is None:
         return "dropped: a guard's bound is broken"
     why = finding.why or ("worse on the second seed" if finding.gain > 0 else "")
-    return f"{tone.gain(finding.gain)} " + ("kept" if finding.kept else f"dropped{f': {why}' if why else ''}")
+    once = " x1" if finding.seeds == 1 else ""
+    return f"{tone.gain(finding.gain)}{once} " + ("kept" if finding.kept else f"dropped{f': {why}' if why else ''}")
 
 
 def _finding_line(finding: Finding, tone: Tone) -> str:

@@ -149,6 +149,8 @@ class Finding:
     """What its trials cost."""
     void: bool = False
     """Whether nothing was decided, by no fault of its own."""
+    seeds: int = 0
+    """Number of seeds that the gain is a mean of; 0 where that is not known."""
     why: str = ""
     """What decided it where its gain alone does not tell, in a few words."""
 

@@ -403,6 +403,7 @@ class Loop:
                 failure=_failure(screened.runs[-1]),
                 train_seconds=sum(run.result.train_seconds for run in screened.runs),
                 void=is_void,
+                seeds=len(screened.gains),
                 why=screened.why,
             )
         )

@@ -34,6 +34,10 @@ MOST_NAMED = 8
 """Keys that are named in one sentence."""
 TABLE_SHARE = 0.75
 """Part of the room that the table of the search space takes before it is shortened."""
+FEWEST_SCORED = 5
+"""Forecasts from which on their scores are told."""
+FRESH_ROUNDS = 2
+"""Rounds for which the last failure is told at length; its line stays in the history."""
 NEAR_MISS = 3.0
 """Evidence of a gate that did not pass from which on it is worth being named."""
 
@@ -124,7 +128,7 @@ def forecasts_text(briefing: Briefing) -> str:
     forecasts = forecasts_of(briefing.findings)
     mine = score(one for one in forecasts if one.source != SAMPLER)
     others = score(one for one in forecasts if one.source == SAMPLER)
-    if mine is None:
+    if mine is None or mine.count < FEWEST_SCORED:
         return ""
     stated = sum(one.count * one.probability for one in mine.bins) / mine.count
     kept = mine.keeps / mine.count
@@ -134,7 +138,7 @@ def forecasts_text(briefing: Briefing) -> str:
     )
     if mine.coverage is not None:
         text += f". {mine.coverage.value:.0%} of {mine.intervals} intervals held the measured gain, 80 % should"
-    if others is not None:
+    if others is not None and others.count >= FEWEST_SCORED:
         text += f". The sampler's Brier score on its own hypotheses: {others.brier:.3f}"
     return f"{text}.{_advice(mine, stated - kept)}"
 
@@ -181,7 +185,7 @@ def _leaning(briefing: Briefing, key: str) -> str:
 def last_failure(briefing: Briefing, voice: Voice, tone: Tone, *, most: int) -> str:
     """The newest failure: what was changed, how it ended, the last 10 lines in at most so many characters."""
     last = next((one for one in reversed(briefing.findings) if has_failed(one)), None)
-    if last is None:
+    if last is None or last.round <= briefing.round - FRESH_ROUNDS:
         return ""
     lines = last.failure.strip().splitlines()
     told = "\n".join([*lines[:1], *lines[1:][-10:]])

@@ -20,6 +20,12 @@ _LINES = 10
 _LENGTH = 20_000
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$')
 
+# jsonargparse tries a class as null, too, when its constructor has raised, and tells of both in one long text
+_NEITHER_NULL = re.compile(
+    r"Does not validate against any of the Union subtypes .*?Errors: "
+    r"- (?P<raised>.+?) - Expected a <class 'NoneType'>.*"
+)
+
 _Item = TypeVar("_Item")
 
 
@@ -27,7 +33,7 @@ def in_one_line(error: BaseException) -> str:
     """The exception in one line of at most 20,000 characters."""
     if isinstance(error, SystemExit):
         return f"the task left by exit({error.code!r})"
-    text = " ".join(str(error).split())
+    text = _NEITHER_NULL.sub(r"\g<raised>", " ".join(str(error).split()))
     line = text if isinstance(error, ResearchError) else f"{type(error).__name__}: {text}".rstrip(": ")
     return line if len(line) <= _LENGTH else line[: _LENGTH - 3] + "..."
 

@@ -18,6 +18,15 @@ Current thread 0x00007f02 (most recent call first):
 """
 
 
+def test_what_a_constructor_raised_is_not_lost_in_what_jsonargparse_says_around_it() -> None:
+    error = ValueError(
+        "Does not validate against any of the Union subtypes\nSubtypes: [<class 'Module'>, <class 'NoneType'>]\n"
+        "Errors:\n"
+        "  - width 64 is no multiple of 6\n  - Expected a <class 'NoneType'>\nGiven value type: <class 'Namespace'>"
+    )
+    assert in_one_line(error) == "ValueError: width 64 is no multiple of 6"
+
+
 def deep(levels: int) -> None:
     if levels:
         deep(levels - 1)
