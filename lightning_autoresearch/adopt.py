@@ -40,4 +40,7 @@ def adopt(folder: Path, *, to: Path | None = None) -> str:
     draft.write_bytes(revised.read_bytes())
     draft.chmod(target.stat().st_mode)
     draft.replace(target)
-    return f"{target} is now revision {latest} of study {summary.name}; the text before is {original}"
+    return (
+        f"{target} is now revision {latest} of study {summary.name}; the text before is {original}\n"
+        f"to search on from it: lightning-autoresearch fit {target} --study {folder}-next"
+    )

@@ -272,6 +272,10 @@ def _export(arguments: argparse.Namespace) -> int:
     entries = read_journal(_study_folder(arguments))
     lines = list(chat_lines(entries, only_keeps=arguments.only == "keeps", messages_only=arguments.messages_only))
     text = "".join(f"{line}\n" for line in lines)
+    if not lines:
+        kept = " that was kept" if arguments.only else ""
+        print(f"nothing to export: the study has no tested hypothesis of a language model{kept}", file=sys.stderr)
+        return DONE
     if arguments.output:
         from pathlib import Path
 
@@ -282,10 +286,9 @@ def _export(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise InputError(f"{arguments.output}: cannot be written ({error.strerror})") from None
         print(arguments.output)
+        print(f"{len(lines)} example{'s' if len(lines) > 1 else ''}", file=sys.stderr)
     else:
         sys.stdout.write(text)
-    if not lines:
-        print("nothing to export: no proposal of a language model with such an outcome", file=sys.stderr)
     return DONE
 
 

@@ -121,11 +121,15 @@ def gains_figure(summary: StudySummary) -> Figure:
     window = _robust_range([float(row.gain or 0.0) for _, row in rows], mode="max")
     if window:
         layout["yaxis"]["range"] = [window[0], max(window[1], 2.5 * (noise or 0.0))]
+    low = sum(float(row.gain or 0.0) < window[0] for _, row in rows) if window else 0
+    beyond = f" {wording.plural(low, 'point')} below the axis." if low else ""
     band = f"The band is two standard deviations of a gain under no effect ({wording.number(noise, noise=noise)} each)."
     return Figure(
         id="gains",
         title="Gain of each hypothesis",
-        caption=f"Mean paired gain on the screen's seeds; above zero is better. {band if noise else ''}".strip(),
+        caption=(
+            "Mean paired gain on the screen's seeds; above zero is better. " + (band if noise else "") + beyond
+        ).strip(),
         alt=_gains_alt(summary, [row for _, row in rows]),
         data=filled(data),
         layout=layout,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -364,12 +366,18 @@ class Watcher:
         self._update = update
         self._fold = Fold(folder=folder)
         self._interval_seconds = interval_seconds
+        self._since = time.time()
         self._shown = float("-inf")
 
     def on_entry(self, entry: Entry) -> None:
-        """Take in one entry; show the study if the last time was long enough ago."""
+        """Take in one entry; show the study if the last time was long enough ago.
+
+        A new phase is shown at once: nothing may follow it for hours.  What an earlier session did is not told again.
+        """
         self._fold.on_entry(entry)
-        if time.monotonic() - self._shown >= self._interval_seconds:
+        if entry.time < self._since:
+            return
+        if entry.kind == "phase" or time.monotonic() - self._shown >= self._interval_seconds:
             self.flush()
 
     def flush(self) -> None:
@@ -381,13 +389,34 @@ class Watcher:
 def summarize(folder: Path) -> StudySummary:
     """The summary of a study's folder, read from its journal without locking it.
 
+    A study whose process is gone without a word is `interrupted`, whatever it was at.
+
     Raises:
         JournalError: there is no journal, or it is damaged.
     """
     fold = Fold(folder=folder)
-    for entry in read_journal(folder):
+    entries = read_journal(folder)
+    for entry in entries:
         fold.on_entry(entry)
-    return fold.summary()
+    summary = fold.summary()
+    last = next((entry for entry in reversed(entries) if entry.kind in ("session_started", "session_ended")), None)
+    if last is None or last.kind == "session_ended" or not _is_gone(last.data):
+        return summary
+    reason = "its process is gone (killed, or the machine went down); the same command goes on where it stopped"
+    return replace(summary, phase="interrupted", phase_detail="", reason=reason)
+
+
+def _is_gone(session: Mapping[str, Any]) -> bool:
+    """Whether the process of a session on this machine has ended."""
+    if session.get("host") != platform.node():
+        return False
+    try:
+        os.kill(session["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _scientist(settings: Mapping[str, Any] | None) -> str:

@@ -23,13 +23,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from lightning_autoresearch.hypothesis import Briefing, Finding, GateFinding, SpaceEdit, SpaceFinding
+from lightning_autoresearch.hypothesis import SAMPLER, Briefing, Finding, GateFinding, SpaceEdit, SpaceFinding
 from lightning_autoresearch.space import Categorical, Domain, Integer, Value
 from lightning_autoresearch.trial import INFRASTRUCTURE, TrialStatus
 from lightning_autoresearch.wording import number_short, plain_value, plural
 
-SAMPLER = "sampler"
-"""Name of the offline proposer; whoever else stated a hypothesis is `you` to the reader."""
 FAILURE_CHARACTERS = 90
 """Length at which the reason of a failure is cut in a line."""
 LINE_CHARACTERS = 240

@@ -17,6 +17,9 @@ from lightning_autoresearch.trial import TrialStatus
 Source: TypeAlias = str
 """Who stated a hypothesis: `sampler`, or the scientist's model name."""
 
+SAMPLER: Source = "sampler"
+"""Name of the offline proposer."""
+
 Kind: TypeAlias = Literal["value", "schedule", "data", "loss", "architecture", "class", "space"]
 """What a hypothesis is about; `space` for edits of the search space alone."""
 

@@ -255,7 +255,7 @@ def _facts(dossier: Dossier, *, voice: Voice, tone: Tone) -> dict[str, str]:
         "scales": _scales(spec, voice),
         "decision": _decision(spec),
         "limits": f"a hypothesis changes at most {plural(policy.max_changes, 'key')}, a positive number by at most a "
-        f"factor of {policy.max_factor:g}, from 0 to any value{classes}; seeds, scales, objective, guards, budget and "
+        f"factor of {policy.max_factor:g}, 0 is free both ways{classes}; seeds, scales, objective, guards, budget and "
         "these limits are out of reach",
         "noise": _noise(spec, tone),
     }
@@ -409,7 +409,7 @@ def _now(dossier: Dossier, briefing: Briefing, *, room: int, earlier: Sequence[s
     """The state of things in at most `room` characters, filled up with the newest of the earlier lines."""
     records = records_of(briefing.findings, briefing.gates)
     untested = _untested(dossier, briefing, records)
-    facts = _state(briefing, tone) | {"asked": _asked(briefing)}
+    facts = _state(briefing, tone, spec=dossier.spec) | {"asked": _asked(briefing)}
     bare = len(filled("now.md", **facts, space="", sections=""))
     quoted = _open_notes(dossier, untested, voice)
     left = room - bare - len(quoted) - 2
@@ -426,7 +426,7 @@ def _now(dossier: Dossier, briefing: Briefing, *, room: int, earlier: Sequence[s
     return filled("now.md", **facts, space=space, sections="".join(f"\n{part}\n" for part in parts))
 
 
-def _state(briefing: Briefing, tone: Tone) -> dict[str, str]:
+def _state(briefing: Briefing, tone: Tone, *, spec: Spec) -> dict[str, str]:
     """What the first lines say."""
     resolvable = briefing.resolvable_gain
     told = (
@@ -434,10 +434,13 @@ def _state(briefing: Briefing, tone: Tone) -> dict[str, str]:
     )
     kept = [one.hypothesis.id for one in briefing.findings if one.kept and one.round == briefing.round]
     branch = f" The branch holds {', '.join(kept[:12])} of this round, kept but not confirmed." if kept else ""
+    rule = spec.decision
+    used = sum(one.round == briefing.round for one in briefing.findings)
+    tests = f"{used} of {rule.proposals_per_round} tests used, {len(kept)} of {rule.keeps_per_round} keeps"
     if not briefing.findings:
         branch = " Nothing was tested yet."
     return {
-        "round": str(briefing.round),
+        "round": f"{briefing.round} ({tests})",
         "trials": str(briefing.trials_left),
         "level": _level(briefing, tone),
         "gain_sd": number(briefing.gain_sd, noise=(tone.sd or briefing.gain_sd) / DIGITS),

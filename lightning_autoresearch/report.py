@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from lightning_autoresearch import wording
 from lightning_autoresearch.decision import Verdict
 from lightning_autoresearch.figures import Figure, figures
-from lightning_autoresearch.hypothesis import Hypothesis
+from lightning_autoresearch.hypothesis import SAMPLER, Hypothesis
 from lightning_autoresearch.score_figures import score_figures
 from lightning_autoresearch.scoring import Forecast, against_chance, comparison, halves, score, trend
 from lightning_autoresearch.status import finite
@@ -46,8 +46,6 @@ DIFF_LINES = 400
 """Most lines of one diff."""
 ANALYSIS = 1500
 """Most characters of the language model's reading of the evidence."""
-SAMPLER = "sampler"
-"""Name of the offline proposer."""
 _MANY = 500
 """Hypotheses beyond which long statements are cut."""
 

@@ -159,8 +159,12 @@ def make_chat(spec: Spec, *, environ: Mapping[str, str] | None = None) -> ChatMo
 def settings_fault(spec: Spec, *, environ: Mapping[str, str]) -> str:
     """Why the spec's scientist cannot be asked from here, and the way out; empty where it can."""
     settings = spec.scientist
-    if settings is None or settings.mailbox is not None:
+    if settings is None:
         return ""
+    if settings.mailbox is not None:
+        folder = spec.path.parent / settings.mailbox
+        wrong = folder.exists() and not folder.is_dir()
+        return f"scientist.mailbox: {folder} is a file; name a folder, or one that can be made" if wrong else ""
     from lightning_autoresearch.integrations.openai import key_fault
 
     if fault := key_fault(settings, environ):

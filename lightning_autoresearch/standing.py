@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 from lightning_autoresearch import codec
 from lightning_autoresearch.history import (
-    SAMPLER,
     KeyRecord,
     Tone,
     change_of,
@@ -20,7 +19,7 @@ from lightning_autoresearch.history import (
     has_failed,
     value_text,
 )
-from lightning_autoresearch.hypothesis import Briefing
+from lightning_autoresearch.hypothesis import SAMPLER, Briefing
 from lightning_autoresearch.scoring import Scores, forecasts_of, score
 from lightning_autoresearch.space import Categorical, Domain
 from lightning_autoresearch.voice import Voice, cut_lines, filled

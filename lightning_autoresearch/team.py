@@ -13,8 +13,7 @@ from dataclasses import replace
 from lightning_autoresearch import policy
 from lightning_autoresearch.asking import Line, price_of
 from lightning_autoresearch.chat import ChatModel
-from lightning_autoresearch.history import SAMPLER
-from lightning_autoresearch.hypothesis import Briefing, Proposal, Proposer
+from lightning_autoresearch.hypothesis import SAMPLER, Briefing, Proposal, Proposer
 from lightning_autoresearch.intake import carried
 from lightning_autoresearch.journal import Journal
 from lightning_autoresearch.knobs import Knob
@@ -164,10 +163,11 @@ def make_team(
     for note in dossier.library.notes if dossier.library else ():
         if not any(entry.kind == "message" and entry.data["text"] == note for entry in journal):
             journal.append("message", {"text": note})
+    where = f"; reply beside {settings.mailbox}/*.request.json" if settings.mailbox is not None else ""
     scientist = Scientist(
         line,
         dossier=dossier,
-        announce=lambda round, detail: steps.phase("asking", round=round, detail=detail),
+        announce=lambda round, detail: steps.phase("asking", round=round, detail=f"{detail}{where}"),
         stop=stop,
     )
     return Team(scientist, share=settings.share, knobs=knobs, without_effect=without_effect)

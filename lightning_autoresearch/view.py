@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from lightning_autoresearch import wording
 from lightning_autoresearch.decision import Verdict
@@ -205,6 +205,8 @@ def _closing(summary: StudySummary) -> Iterator[tuple[str, list[str]]]:
     )
     if summary.rule != "gate":
         yield "No guarantee", [wording.guarantee_sentence(summary)]
+    if share := wording.model_share(summary):
+        yield "Language model", [share]
     changes = [
         f"{key}: {wording.plain_value(summary.base.get(key))} -> {wording.plain_value(value)}"
         for key, value in wording.changed_keys(summary).items()
@@ -352,9 +354,22 @@ def _verdicts(summary: StudySummary, *, width: int, rows: int) -> RenderableType
     if not shown:
         return None
     table = Table.grid(padding=(0, 1))
-    for justify in ("left", "right", "left", "left") if width >= _NARROW else ("left",):
-        table.add_column(justify=justify, no_wrap=width >= _NARROW, overflow="ellipsis" if width >= _NARROW else "fold")
     names, several = wording.summary_names(summary), len(wording.sources(summary)) > 1
+    cells = [
+        (
+            f"{wording.MARKS[row.verdict]:<2} {wording.VERDICTS[row.verdict]}",
+            _gain_or_ending(row, summary),
+            printable(_name(row, several=several)),
+        )
+        for row in shown
+    ]
+    if width >= _NARROW:
+        for number, column in enumerate(zip(*cells, strict=True)):
+            justify: Literal["left", "right"] = "right" if number == 1 else "left"
+            table.add_column(justify=justify, no_wrap=True, min_width=max(map(len, column)))
+        table.add_column(no_wrap=True, overflow="ellipsis")
+    else:
+        table.add_column(overflow="fold")
     for row in shown:
         verdict = Text(f"{wording.MARKS[row.verdict]:<2} {wording.VERDICTS[row.verdict]}", style=_STYLES[row.verdict])
         words = Text(printable(wording.hypothesis_change(row.hypothesis, row.before, names=names)))

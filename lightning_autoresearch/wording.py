@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lightning_autoresearch.decision import Verdict
-from lightning_autoresearch.hypothesis import Hypothesis
+from lightning_autoresearch.hypothesis import SAMPLER, Hypothesis
 from lightning_autoresearch.scoring import FEWEST, STATED_LEVEL, Difference, Scores, by_source
 from lightning_autoresearch.space import Value
 from lightning_autoresearch.summary import ConfirmedGain, GateRow, StudySummary, forecasts
@@ -211,7 +211,10 @@ def gain_sentence(gain: ConfirmedGain, *, summary: StudySummary) -> str:
     pairs = f"{plural(gain.pairs, 'fresh pair')} at scale {gain.scale}"
     direction = lower_or_higher(gain.mean, mode=summary.mode)
     ends = interval(gain.low, gain.high, noise=noise, sign=math.copysign(1, gain.mean))
-    return f"{summary.metric} {direction} by {number(abs(gain.mean), noise=noise)}{worse} ({ends}, {pairs})"
+    open_end = (
+        "; it contains zero" if half_width(gain.low, gain.high) is not None and gain.low <= 0 <= gain.high else ""
+    )
+    return f"{summary.metric} {direction} by {number(abs(gain.mean), noise=noise)}{worse} ({ends}, {pairs}{open_end})"
 
 
 def interval(low: float | None, high: float | None, *, noise: float | None, sign: float = 1.0) -> str:
@@ -219,7 +222,13 @@ def interval(low: float | None, high: float | None, *, noise: float | None, sign
     if half_width(low, high) is None:
         return "no bounded interval yet"
     ends = sorted((sign * low, sign * high))  # type: ignore[operator]
-    return f"{INTERVAL} {number(ends[0], noise=noise)} to {number(ends[1], noise=noise)}"
+    return f"{INTERVAL} {_end(ends[0], noise=noise)} to {_end(ends[1], noise=noise)}"
+
+
+def _end(value: float, *, noise: float | None) -> str:
+    """An end of an interval; one that its rounding would move onto zero keeps its side of it."""
+    text = number(value, noise=noise)
+    return f"{value:.1g}" if value != 0 and float(text) == 0 else text
 
 
 def search_noise(summary: StudySummary) -> float | None:
@@ -291,6 +300,22 @@ def usd(value: float | None) -> str:
     if value is None:
         return "n/a"
     return f"{value:.2g} USD" if 0 < value < 0.095 else f"{value:.2f} USD"
+
+
+def model_share(summary: StudySummary) -> str:
+    """How much the language model took part: `x answered 3 of 4 questions and stated 5 of 12 hypotheses`."""
+    calls = summary.model.outcomes
+    asked, answered = sum(calls.values()), calls.get("answered", 0)
+    if not summary.scientist or not asked:
+        return ""
+    mine = sum(row.hypothesis.source != SAMPLER for row in summary.hypotheses)
+    stated = f"stated {mine} of {plural(len(summary.hypotheses), 'hypothesis')}"
+    if answered:
+        return f"{summary.scientist} answered {answered} of {plural(asked, 'question')} and {stated}"
+    return (
+        f"{summary.scientist} answered none of {plural(asked, 'question')}, so this is the result of the built-in "
+        "sampler alone; the notes say why"
+    )
 
 
 def model_cost(summary: StudySummary) -> str:

@@ -269,7 +269,8 @@ def test_the_command_prints_the_lines_or_writes_them(writer, capsys, tmp_path):
     assert told.err == ""
     path = tmp_path / "chats.jsonl"
     assert main(["export", study, "--output", str(path), "--messages-only", "--only", "keeps"]) == 0
-    assert capsys.readouterr().out == f"{path}\n"
+    told = capsys.readouterr()
+    assert (told.out, told.err) == (f"{path}\n", "1 example\n")
     assert set(json.loads(path.read_text(encoding="utf-8"))) == {"messages"}
 
 
@@ -280,6 +281,14 @@ def test_the_command_says_when_there_is_nothing(writer, capsys, tmp_path):
     assert "nothing to export" in told.err
     assert main(["export", str(tmp_path / "none")]) == 2
     assert "there is no study here" in capsys.readouterr().err
+    path = tmp_path / "never.jsonl"
+    assert main(["export", str(writer.journal.folder), "--output", str(path)]) == 0
+    assert not path.exists()
+
+
+def test_the_command_says_where_it_cannot_write(writer, capsys, tmp_path):
+    [one] = writer.propose(hypothesis())
+    writer.screen(one, Verdict.KEEP)
     assert main(["export", str(writer.journal.folder), "--output", str(tmp_path / "no" / "such" / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,13 @@ from lightning_autoresearch.asking import Line, spending
 from lightning_autoresearch.bundled import resource
 from lightning_autoresearch.chat import ChatMessage, ChatReply, Outcome, ScriptedChat, Usage
 from lightning_autoresearch.decision import Decision, Verdict
-from lightning_autoresearch.fold import Fold, summarize
+from lightning_autoresearch.fold import Fold, Watcher, summarize
 from lightning_autoresearch.hypothesis import Hypothesis, Prediction, Proposal, Provenance, SpaceEdit
-from lightning_autoresearch.journal import Journal
+from lightning_autoresearch.journal import Entry, Journal
 from lightning_autoresearch.scoring import scores_record
 from lightning_autoresearch.space import Float
 from lightning_autoresearch.spec import Budget, Price, ScientistSettings
-from lightning_autoresearch.summary import forecasts
+from lightning_autoresearch.summary import StudySummary, forecasts
 
 SPEC = {
     "scientist": {"model": "expert", "base_url": "http://127.0.0.1:9/v1"},
@@ -242,3 +245,38 @@ def test_folding_entry_by_entry_gives_the_same_as_from_disk(journal):
     propose(journal, Proposal(hypotheses=(hypothesis(),), source="expert", notes=("a note",)))
     state(journal, hypothesis(), verdict=Verdict.KEEP, gain=0.1)
     assert fold.summary() == summarize(journal.folder)
+
+
+def entry(kind: str, *, time: float, **data: object) -> Entry:
+    return Entry(n=1, time=time, kind=kind, key="", data=data)
+
+
+def test_a_new_phase_is_shown_at_once_and_what_an_earlier_session_did_is_not_told_again(tmp_path: Path) -> None:
+    shown: list[StudySummary] = []
+    watcher = Watcher(shown.append, folder=tmp_path, interval_seconds=1000.0)
+    now = time.time() + 1
+    watcher.on_entry(entry("phase", time=now - 100, phase="screening", round=1))
+    assert shown == []
+    watcher.on_entry(entry("message", time=now, text="one"))
+    watcher.on_entry(entry("message", time=now, text="two"))
+    assert len(shown) == 1
+    watcher.on_entry(entry("phase", time=now, phase="asking", round=1, detail="mailbox"))
+    assert [summary.phase for summary in shown] == ["screening", "asking"]
+
+
+@pytest.mark.parametrize(("alive", "phase"), [(True, "asking"), (False, "interrupted")])
+def test_a_study_whose_process_is_gone_is_interrupted(tmp_path: Path, alive: bool, phase: str) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    if not alive:
+        child.kill()
+        child.wait()
+    with Journal(tmp_path) as journal:
+        journal.append("session_started", {"pid": child.pid, "host": platform.node(), "version": "0"})
+        journal.append("phase", {"phase": "asking", "round": 1, "detail": "mailbox"})
+    try:
+        summary = summarize(tmp_path)
+    finally:
+        child.kill()
+        child.wait()
+    assert summary.phase == phase
+    assert ("its process is gone" in summary.reason) is not alive

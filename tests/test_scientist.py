@@ -547,3 +547,23 @@ def test_the_key_is_kept_from_the_trials_whatever_its_variable_is_called(tmp_pat
     spec = parse_spec(SPEC + "scientist: {model: expert, api_key_env: MYLLM}\n", path=Path("world.yaml"))
     Study(spec, folder=tmp_path, chat=ScriptedChat([], name="expert")).run()
     assert asked["key_variable"] == "MYLLM"
+
+
+def test_a_mailbox_that_is_a_file_is_refused_at_the_start(tmp_path):
+    (tmp_path / "box").write_text("mine")
+    spec = parse_spec(SPEC + "scientist: {mailbox: box}\n", path=tmp_path / "world.yaml")
+    with pytest.raises(InputError, match=r"scientist\.mailbox: .*box is a file; name a folder"):
+        Study(spec, folder=tmp_path / "s", executor=World()).run()
+    assert not (tmp_path / "s").exists()
+
+
+def test_whoever_waits_for_a_mailbox_is_told_where_the_request_lies(tmp_path):
+    spec = parse_spec(
+        SPEC + "scientist: {mailbox: box, timeout_seconds: 1}\n",
+        path=tmp_path / "world.yaml",
+        overrides=["budget.trials=30"],
+    )
+    Study(spec, folder=tmp_path / "s", executor=World()).run()
+    details = {entry.data.get("detail") for entry in kinds(tmp_path / "s", "phase") if entry.data["phase"] == "asking"}
+    assert details
+    assert all("reply beside box/*.request.json" in detail for detail in details)

@@ -326,3 +326,28 @@ def test_short_names_stay_unique() -> None:
         "model.init_args.depth": "depth",
         "lr": "lr",
     }
+
+
+def test_an_interval_keeps_its_side_of_zero_and_says_that_it_contains_it() -> None:
+    gain = ConfirmedGain(scale="nano", mean=0.3695, low=-0.03739, high=0.7764, pairs=2)
+    told = wording.gain_sentence(gain, summary=empty(metric="loss", mode="min"))
+    assert told == "loss lower by 0.4 (95 % interval -0.04 to 0.8, 2 fresh pairs at scale nano; it contains zero)"
+
+
+def test_a_verdict_and_its_gain_are_whole_beside_the_gate_with_two_sources() -> None:
+    text = drawn(with_scientist(), width=120)
+    shown = [row for row in with_scientist().hypotheses if row.verdict is not None][-8:]
+    for row in shown:
+        assert f"{wording.MARKS[row.verdict]:<2} {wording.VERDICTS[row.verdict]}" in text
+        assert f" {row.hypothesis.id} (" in text
+
+
+def test_the_closing_text_says_how_much_the_language_model_took_part() -> None:
+    summary = with_scientist()
+    told = closing_text(summary).plain
+    assert f"{summary.scientist} answered 26 of 30 questions and stated " in told
+    silent = replace(summary, model=replace(summary.model, outcomes={"disconnected": 4}))
+    assert f"{summary.scientist} answered none of 4 questions, so this is the result of the built-in sampler alone" in (
+        closing_text(silent).plain
+    )
+    assert "Language model" not in closing_text(replace(summary, scientist="")).plain
