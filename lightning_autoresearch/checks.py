@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STUDY_OWNED = {
     "seed_everything": "the study seeds every trial itself; change decision.seed for other seeds",
     "ckpt_path": "every trial starts from fresh weights; remove it",
+    "cli": "it says how every trial is built",
 }
 """Keys of a LightningCLI config that belong to the study, and what to do instead."""
 _MEASURED = frozenset(

@@ -23,6 +23,7 @@ from lightning_autoresearch.rewrite import (
     unified_diff,
     with_header,
 )
+from lightning_autoresearch.source import names_config
 from lightning_autoresearch.space import Categorical, Domain, Float, SearchSpace, Value, apply_overrides
 from lightning_autoresearch.spec import Spec
 
@@ -166,7 +167,7 @@ class Reviser:
 def task_file(text: str) -> str | None:
     """The file that a spec's text names as its task, as it is written there; None where the task stands in the text."""
     task = parse(text).data.get("task")
-    return str(task["config"]) if isinstance(task, dict) and set(task) == {"config"} else None
+    return str(task["config"]) if isinstance(task, dict) and names_config(task) else None
 
 
 def _gain_in_words(gain: Mapping[str, Any] | None, metric: str) -> str:

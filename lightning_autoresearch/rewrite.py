@@ -30,6 +30,7 @@ from lightning_autoresearch.layout import (
     set_value,
     whole_text,
 )
+from lightning_autoresearch.source import names_config
 
 NEVER = frozenset(
     "version name objective guards scales decision budget policy scientist execution tracking".split()  # noqa: SIM905
@@ -97,12 +98,13 @@ def inline_config(text: str, config_text: str, *, file: str = "<spec>") -> str:
     """
     document = parse(text, file=file)
     task = document.data.get("task")
-    if not isinstance(task, dict) or list(task) != ["config"]:
+    if not isinstance(task, dict) or not names_config(task):
         raise RewriteError(f"{file}: /task: there is no `task: {{config: FILE}}` to replace; leave the task as it is")
     data = parse(config_text, file=str(task["config"])).data
-    expected = {**document.data, "task": data}
+    cli = {"cli": task["cli"]} if "cli" in task else {}
+    expected = {**document.data, "task": {**cli, **data}}
     lines = config_text.removeprefix("\ufeff").strip("\r\n").replace("\r\n", "\n").split("\n")
-    lines = [line for line in lines if line.rstrip() != "---"]
+    lines = [*(f"cli: {name}" for name in cli.values()), *(line for line in lines if line.rstrip() != "---")]
     positional = _attempt(partial(set_lines, document, ["task"], lines), expected, file=file)
     return (positional or _reemitted(document, ["task", "?"], expected)).text
 

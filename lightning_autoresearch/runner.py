@@ -22,32 +22,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import lightning
 import lightning.pytorch as pl
 import torch
-from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lightning_autoresearch.building import QUIET, build, config_digest, config_of, let_go
 from lightning_autoresearch.codec import from_json, read_json, to_json, write_json
-from lightning_autoresearch.errors import MetricMissing, NotFinite, TrialError
-from lightning_autoresearch.space import Value, apply_overrides, get_key, has_key
+from lightning_autoresearch.errors import MetricMissing, NotFinite
 from lightning_autoresearch.spec import Objective
 from lightning_autoresearch.tracebacks import causes, in_one_line, last_lines
 from lightning_autoresearch.trial import Job, TrialResult, TrialStatus, digest_of
 
-_QUIET: Mapping[str, Any] = {
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "logger": False,
-    "num_sanity_val_steps": 0,
-}
-_TO_FIT = ("ckpt_path", "weights_only")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
-_KEPT: list[LightningArgumentParser] = []
 
 
 def run_job(job: Job, folder: Path, *, threads: int | None = None) -> TrialResult:
@@ -87,58 +78,10 @@ def warm_up() -> None:
     """Build a throw-away model and Trainer once: fills the kept parser and the caches that every trial needs."""
     with _isolated(()):
         config = {"model": {"class_path": "lightning.pytorch.demos.boring_classes.BoringModel"}}
-        quiet = {"trainer": {**_QUIET, "accelerator": "cpu", "enable_checkpointing": False}}
-        cli = _TrialCLI({**config, **quiet}, requested={})
-        _config_digest(cli)
+        quiet = {"trainer": {**QUIET, "accelerator": "cpu", "enable_checkpointing": False}}
+        cli = build({**config, **quiet}, requested={})
+        config_digest(cli)
         _environment(cli.trainer)
-
-
-class _TrialCLI(LightningCLI):
-    """LightningCLI that only builds: any model and data class, no seeding, no subcommand, one kept parser."""
-
-    def __init__(self, config: dict[str, Any], *, requested: Mapping[str, Value]):
-        self.requested = requested
-        super().__init__(
-            args=config,
-            run=False,
-            save_config_callback=None,
-            seed_everything_default=False,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_kwargs={"exit_on_error": False},
-        )
-
-    def setup_parser(
-        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
-    ) -> None:
-        """Use the kept parser: building one takes longer than all the rest of the instantiation."""
-        if not _KEPT:
-            super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-            _KEPT.append(self.parser)
-        self.parser = _KEPT[0]
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the config; 16.0 for an integer parameter is accepted as 16."""
-        try:
-            self.config = parser.parse_object(args)
-        except ArgumentError:
-            whole = {key: int(value) for key, value in self.requested.items() if _is_whole(value)}
-            if not whole:
-                raise
-            self.config = parser.parse_object(apply_overrides(args, whole))
-
-    def before_instantiate_classes(self) -> None:
-        """Refuse to run anything else than what was asked for."""
-        parsed = self.config.as_dict()
-        for key, value in self.requested.items():
-            if not has_key(parsed, key):
-                raise TrialError(f"{key} was set to {value!r} and is not in the parsed config: it would have no effect")
-            got = get_key(parsed, key)
-            if not _same(got, value):
-                raise TrialError(
-                    f"{key} was set to {value!r} and the parsed config has {got!r}: "
-                    "something else determines it (a linked argument?), so take the key out of the search space"
-                )
 
 
 class _Meter(pl.Callback):
@@ -206,7 +149,7 @@ class _Run:
         self.meter = _Meter(job.objective.metric)
         self.metrics: dict[str, float] = {}
         self.fit_seconds = 0.0
-        self.cli: _TrialCLI | None = None
+        self.cli: LightningCLI | None = None
 
     def end(self) -> dict[str, Any]:
         """Run to the end; the fields of the record that say which one it was."""
@@ -240,14 +183,14 @@ class _Run:
             "peak_memory_gb": _peak_memory_gb(trainer),
             "parameters": _count_parameters(model),
             "shapes_digest": digest_of(_shapes(model)) if model else "",
-            "config_digest": _config_digest(self.cli) if self.cli else "",
+            "config_digest": config_digest(self.cli) if self.cli else "",
             "environment": _environment(trainer),
         }
 
     def _train(self) -> float:
-        config, fit_arguments = _config_of(self.job, self.folder)
+        config, fit_arguments = config_of(self.job, self.folder)
         pl.seed_everything(self.job.seed, workers=True, verbose=False)
-        self.cli = _TrialCLI(config, requested=self.job.requested)
+        self.cli = build(config, requested=self.job.requested)
         trainer = self.cli.trainer
         trainer.callbacks.insert(0, self.meter)  # type: ignore[attr-defined]
         _forget_peak_memory(trainer)
@@ -330,45 +273,6 @@ def classify(error: BaseException) -> TrialStatus:
 
 def _missing(what: str, metric: str, listed: list[str]) -> str:
     return f"the {what} {metric!r} was never logged; these were: {', '.join(listed) or 'none'}"
-
-
-def _config_of(job: Job, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What LightningCLI is given, with quiet defaults, and what belongs to `Trainer.fit`."""
-    config = apply_overrides(job.task, {})
-    config.pop("seed_everything", None)
-    arguments = {name: config.pop(name) for name in _TO_FIT if name in config}
-    trainer = config.get("trainer") or {}
-    quiet = {"default_root_dir": str(folder), "enable_checkpointing": _has_checkpoint(trainer), **_QUIET}
-    config["trainer"] = {**quiet, **trainer}
-    return config, {name: value for name, value in arguments.items() if value is not None}
-
-
-def _has_checkpoint(trainer: Mapping[str, Any]) -> bool:
-    callbacks = trainer.get("callbacks") or []
-    listed = callbacks if isinstance(callbacks, list) else [callbacks]
-    paths = (entry.get("class_path", "") if isinstance(entry, Mapping) else str(entry) for entry in listed)
-    return any("Checkpoint" in path.rpartition(".")[2] for path in paths)
-
-
-def _config_digest(cli: _TrialCLI) -> str:
-    """Digest of the parsed config without what differs between equal trials: the folder."""
-    cli._dump_config()
-    dump = apply_overrides(cli.config_dump, {})
-    dump.get("trainer", {}).pop("default_root_dir", None)
-    dump.pop("seed_everything", None)
-    return digest_of(dump)
-
-
-def _is_whole(value: Value) -> TypeGuard[float]:
-    return isinstance(value, float) and value.is_integer()
-
-
-def _same(got: Any, wanted: Value) -> bool:
-    if isinstance(got, bool) != isinstance(wanted, bool):
-        return False
-    if isinstance(got, Namespace):  # a class given by its name alone
-        got = got.get("class_path")
-    return bool(got == wanted) or (isinstance(wanted, str) and wanted in (str(got), getattr(got, "name", None)))
 
 
 def _batch_size(batch: Any) -> int:
@@ -481,8 +385,7 @@ def _few_objects() -> Iterator[None]:
     try:
         yield
     finally:
-        for parser in _KEPT:
-            parser._instantiators = None  # they point back to the CLI, and so to the model
+        let_go()
         gc.collect()
         gc.unfreeze()
         if _cuda_in_use():

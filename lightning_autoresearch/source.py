@@ -111,22 +111,28 @@ def merge(text: str, *, path: Path, overrides: Settings) -> Source:
         faults += error.faults
         settings = [setting for setting in settings if setting.key.split(".")[0] != "task"]
     if config:
-        data["task"] = copy.deepcopy(config.data)
+        cli = {key: value for key, value in data["task"].items() if key == "cli"}
+        data["task"] = {**cli, **copy.deepcopy(config.data)}
         places = {place: number for place, number in places.items() if not place.startswith("/task")}
     faults += _apply([setting for setting in settings if setting not in first], data, places)
     return Source(data=data, document=document, config=config, places=places, faults=tuple(faults))
 
 
 def _names_the_config(setting: Setting) -> bool:
-    return setting.key == "task" or setting.key == "task.config"
+    return setting.key in ("task", "task.config", "task.cli")
 
 
 def _read_config(data: Mapping[str, Any], *, folder: Path) -> Document | None:
     task = data.get("task")
-    if not isinstance(task, dict) or list(task) != ["config"] or not isinstance(task["config"], str):
+    if not isinstance(task, dict) or not names_config(task):
         return None
     path = folder / task["config"]
     return parse(read_text(path), file=str(path))
+
+
+def names_config(task: Mapping[str, Any]) -> bool:
+    """Whether a task is a config file of its own (and perhaps the project's CLI), instead of standing in the spec."""
+    return isinstance(task.get("config"), str) and task.keys() <= {"config", "cli"}
 
 
 def _parse_settings(overrides: Settings) -> tuple[list[Setting], list[Fault]]:

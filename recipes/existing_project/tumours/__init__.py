@@ -1,0 +1,1 @@
+"""Benign or malignant: a small classifier of measurements of cell nuclei."""
