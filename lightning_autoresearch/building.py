@@ -9,6 +9,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -16,7 +17,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_autoresearch.errors import TrialError
-from lightning_autoresearch.space import Value, apply_overrides, get_key, has_key
+from lightning_autoresearch.space import Value, apply_overrides, get_key, has_key, lies_in
 from lightning_autoresearch.trial import Job, digest_of
 
 QUIET: Mapping[str, Any] = {
@@ -140,6 +141,7 @@ def _intercepted(config: Mapping[str, Any], *, requested: Mapping[str, Value], k
             "save_config_callback": None,
             "seed_everything_default": False,
             "parser_kwargs": parser,
+            "parser_class": _recording(said.get("parser_class") or LightningArgumentParser),
         }
         _REAL_INIT(cli, **{**said, **plain})
         raise _Built(cli)
@@ -188,7 +190,13 @@ class _TrialCLI:
         """Refuse to run anything else than what was asked for, after the project's own hook."""
         super().before_instantiate_classes()  # type: ignore[misc]
         parsed = self.config.as_dict()
+        links: Mapping[str, str] = self.parser.links  # type: ignore[attr-defined]
         for key, value in self._trial[0].items():
+            if target := next((one for one in links if lies_in(key, [one]) or lies_in(one, [key])), None):
+                raise TrialError(
+                    f"{key} was set to {value!r}, but the project links {target} to {links[target]}: "
+                    f"it would have no effect, so take the key out of the search space (or search {links[target]})"
+                )
             if not has_key(parsed, key):
                 raise TrialError(f"{key} was set to {value!r} and is not in the parsed config: it would have no effect")
             got = get_key(parsed, key)
@@ -197,6 +205,22 @@ class _TrialCLI:
                     f"{key} was set to {value!r} and the parsed config has {got!r}: "
                     "something else determines it (a linked argument?), so take the key out of the search space"
                 )
+
+
+@cache
+def _recording(cls: type[LightningArgumentParser]) -> type[LightningArgumentParser]:
+    """A parser class that remembers which keys are linked, and to what."""
+
+    class Recording(cls):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **options: Any):
+            self.links: dict[str, str] = {}
+            super().__init__(*args, **options)
+
+        def link_arguments(self, source: Any, target: str, *args: Any, **options: Any) -> None:
+            super().link_arguments(source, target, *args, **options)
+            self.links[target] = source if isinstance(source, str) else ", ".join(source)
+
+    return Recording
 
 
 def _trial_class(cls: type[LightningCLI]) -> type[LightningCLI]:

@@ -16,6 +16,7 @@ from lightning_autoresearch.guards import broken_bounds
 from lightning_autoresearch.redaction import secrets_of
 from lightning_autoresearch.scales import Scale
 from lightning_autoresearch.scientist import make_chat
+from lightning_autoresearch.space import get_key
 from lightning_autoresearch.spec import ScientistSettings, Spec
 from lightning_autoresearch.study import make_job, search_path
 from lightning_autoresearch.trial import Job, Purpose, Trial, TrialResult, TrialStatus
@@ -79,7 +80,8 @@ def _short_job(spec: Spec, scale: Scale) -> Job:
     trial = Trial(id="check", overrides={}, scale=scale.name, seed=0, purpose=Purpose.CALIBRATE, round=0)
     job = make_job(spec, trial)
     trainer = {**job.task.get("trainer", {}), **TWO_STEPS}
-    return replace(job, task={**job.task, "trainer": trainer}, requested={})
+    task = {**job.task, "trainer": trainer}
+    return replace(job, task=task, requested={key: get_key(task, key) for key in spec.search_space})
 
 
 def _in_words(spec: Spec, scale: Scale, result: TrialResult) -> tuple[str, bool]:

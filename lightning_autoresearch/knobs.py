@@ -41,6 +41,7 @@ from lightning_autoresearch.space import (
     get_key,
     has_key,
     is_sound,
+    lies_in,
 )
 from lightning_autoresearch.spec import Spec
 
@@ -225,11 +226,6 @@ def keys_without_effect(
     """
     gone = unfitting_keys(apply_overrides(base_task, config), base_task=base_task, class_texts=class_texts)
     return frozenset(key for key in config if lies_in(key, gone))
-
-
-def lies_in(key: str, places: Collection[str]) -> bool:
-    """Whether a dotted key is one of some places in a task, or lies below one of them."""
-    return any(f"{key}.".startswith(f"{place}.") for place in places)
 
 
 def _code(node: Any) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from lightning_autoresearch.classes import ClassText
 from lightning_autoresearch.decision import Decision
 from lightning_autoresearch.document import parse
 from lightning_autoresearch.hypothesis import Hypothesis
-from lightning_autoresearch.knobs import fitted, keys_without_effect, lies_in, unfitting_keys
+from lightning_autoresearch.knobs import fitted, keys_without_effect, unfitting_keys
 from lightning_autoresearch.rewrite import (
     changes_in_words,
     inline_config,
@@ -24,7 +24,7 @@ from lightning_autoresearch.rewrite import (
     with_header,
 )
 from lightning_autoresearch.source import names_config
-from lightning_autoresearch.space import Categorical, Domain, Float, SearchSpace, Value, apply_overrides
+from lightning_autoresearch.space import Categorical, Domain, Float, SearchSpace, Value, apply_overrides, lies_in
 from lightning_autoresearch.spec import Spec
 
 

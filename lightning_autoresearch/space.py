@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -274,3 +274,8 @@ def _from_unit(position: float, low: float, high: float, *, scale: str) -> float
     if scale == "log":
         return math.exp(math.log(low) + position * (math.log(high) - math.log(low)))
     return low + position * (high - low)
+
+
+def lies_in(key: str, places: Collection[str]) -> bool:
+    """Whether a dotted key is one of some places in a task, or lies below one of them."""
+    return any(f"{key}.".startswith(f"{place}.") for place in places)

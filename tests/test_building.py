@@ -140,8 +140,12 @@ def test_links_defaults_and_callbacks_of_the_project_hold(project):
 
 
 def test_a_linked_key_that_cannot_take_the_value_is_a_clear_error(project):
-    with pytest.raises(TrialError, match=r"model\.width was set to 9 and the parsed config has 5.*linked argument"):
+    with pytest.raises(
+        TrialError, match=r"model\.width was set to 9, but the project links model\.width to data\.width"
+    ):
         build(config("main", model={"width": 9}, data={"width": 5}), requested={"model.width": 9})
+    with pytest.raises(TrialError, match=r"model\.classes was set to 7, but the project links .* to data\.classes"):
+        build(config("main", model={"classes": 7}), requested={"model.classes": 7})
 
 
 def test_a_value_that_the_projects_hook_sets_is_a_clear_error(project):

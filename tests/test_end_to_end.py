@@ -312,7 +312,7 @@ def test_check_deep_builds_every_scale_and_names_what_fails(tmp_path):
 
 
 def test_init_copies_a_recipe_and_refuses_to_overwrite(folder):
-    assert folder.run("init").stdout.split() == ["digits", "gpt", "quickstart"]
+    assert folder.run("init").stdout.split() == ["digits", "existing_project", "gpt", "quickstart"]
     done = folder.run("init", "digits", "here")
     assert done.returncode == 0, done.stderr
     assert (folder.path / "here/recipes/digits.py").is_file()

@@ -361,6 +361,12 @@ def test_a_task_in_a_file_of_its_own_is_put_into_the_spec() -> None:
     )
 
 
+def test_the_projects_cli_stays_when_its_config_is_put_into_the_spec() -> None:
+    new = inline_config("task: {config: a.yaml, cli: 'train:main'}\nversion: 1\n", "# of the model\nx: 1\n")
+    assert parse(new).data == {"task": {"cli": "train:main", "x": 1}, "version": 1}
+    assert "# of the model" in new
+
+
 def test_a_config_key_in_block_style_and_windows_line_breaks_are_inlined() -> None:
     spec = "task:  # c\r\n  config: a.yaml  # gone\r\nversion: 1\r\n"
     assert inline_config(spec, "x: 1\ny:\n- 2") == "task:  # c\r\n  x: 1\r\n  y:\r\n  - 2\r\nversion: 1\r\n"

@@ -692,6 +692,28 @@ def test_faults_in_a_config_file_have_its_positions(config: Path) -> None:
         load_spec(config / "spec.yaml")
 
 
+def test_the_projects_cli_stands_beside_its_config_file(config: Path) -> None:
+    text = (config / "spec.yaml").read_text().replace("config: task.yaml", "config: task.yaml, cli: 'train:main'")
+    (config / "spec.yaml").write_text(text)
+    made = load_spec(config / "spec.yaml")
+    plain = parse_spec(BASE, path="s.yaml")
+    assert made.task == {"cli": "train:main", **plain.task}
+    assert made.base == plain.base
+    assert load_spec(config / "spec.yaml", overrides=["task.cli=train:other"]).task["cli"] == "train:other"
+
+
+@pytest.mark.parametrize("name", ["train.main", "train:", ":main", "train:main()", "../train:main"])
+def test_a_cli_is_a_module_and_a_name(name: str) -> None:
+    with pytest.raises(SpecError, match="/task/cli"):
+        parse_spec(BASE, path="s.yaml", overrides=[f"task.cli={name!r}"])
+
+
+def test_a_cli_cannot_be_searched() -> None:
+    space = '{"cli": {type: categorical, choices: ["train:main", "train:other"]}}'
+    with pytest.raises(SpecError, match="cli belongs to the study"):
+        parse_spec(BASE, path="s.yaml", overrides=["task.cli='train:main'", f"search_space={space}"])
+
+
 def test_a_missing_config_file_is_a_fault(config: Path) -> None:
     (config / "task.yaml").unlink()
     with pytest.raises(SpecError, match=r"task\.yaml:1:1: /: there is no such file"):

@@ -1,0 +1,69 @@
+"""A project that was there before: its own LightningCLI, config and training script, used as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_autoresearch.init import copy_recipe
+from lightning_autoresearch.spec import load_spec
+
+pytest.importorskip("sklearn")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    copy_recipe("existing_project", tmp_path)
+    return tmp_path
+
+
+def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def research(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(project, sys.executable, "-m", "lightning_autoresearch", *arguments)
+
+
+def test_its_config_holds_nothing_that_is_ours(project):
+    assert "autoresearch" not in "".join(path.read_text() for path in project.rglob("*.py"))
+    assert "autoresearch" not in (project / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_it_trains_without_us(project):
+    done = run(project, sys.executable, "train.py", "fit", "--config", "config.yaml", "--trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_its_training_script_and_config_are_the_task(project):
+    checked = research(project, "check", "--deep", "spec.yaml")
+    assert checked.returncode == 0, checked.stderr
+    assert "logs lr-AdamW, parameters" in checked.stdout
+    small = ["--set", "budget.trials=36", "--set", "decision.calibration_seeds=4", "--set", "decision.gate_pairs=4"]
+    small += ["--set", "scales=[{name: tiny, set: {trainer.max_epochs: 2}}]", "--set", "decision.confirm_pairs=2"]
+    done = research(project, "fit", "spec.yaml", "--plain", *small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = json.loads(research(project, "status", "studies/tumours", "--json").stdout)
+    assert status["confirmed_gain"]["mean"] > 0, "the learning rate of the config is far too small"
+    revision = load_spec(project / "studies" / "tumours" / "specs" / "0001.yaml")
+    assert revision.task["cli"] == "train:main"
+    assert not (project / "logs").exists(), "the project's log folder is for its own runs"
+
+
+@pytest.mark.slow
+def test_a_linked_key_that_cannot_take_a_value_is_told_by_check(project):
+    text = (project / "config.yaml").read_text().replace("model:\n", "model:\n  num_features: 30\n")
+    (project / "config.yaml").write_text(text)
+    space = "{model.num_features: {type: int, low: 10, high: 40}}"
+    done = research(project, "check", "--deep", "spec.yaml", "--set", f"search_space={space}")
+    assert done.returncode == 2
+    assert "the project links model.num_features to data.num_features" in done.stderr
