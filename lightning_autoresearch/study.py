@@ -44,6 +44,8 @@ from lightning_autoresearch.trial import Job, Trial, TrialStatus
 
 REPORT_NAME = "report.html"
 
+_REACHED_BY = ("base_url", "api_key_env", "timeout_seconds")
+
 
 class Study:
     """A study of a spec.
@@ -140,7 +142,9 @@ class Study:
         created = journal.find("study_created", "")
         if created is None:
             journal.append("study_created", self._header())
-        elif created.data["spec_digest"] != self.spec.digest:
+        elif created.data["spec_digest"] != self.spec.digest and _lasting(created.data["spec"]) != _lasting(
+            self.spec.data
+        ):
             raise StudyMismatch(
                 f"{self.folder}: this is a study of another spec "
                 f"({_difference(created.data['spec'], self.spec.data)}); "
@@ -344,6 +348,14 @@ def search_path(spec: Spec) -> tuple[str, ...]:
     """Where the task's classes are looked for: working directory, the spec's folder, our own path, last the recipes."""
     folders = [os.getcwd(), str(spec.path.resolve().parent), *filter(None, sys.path[1:])]
     return tuple(dict.fromkeys([*folders, str(recipes_root())]))
+
+
+def _lasting(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec's data without what says how the scientist is reached, which may change from session to session."""
+    settings = data.get("scientist")
+    if not isinstance(settings, Mapping):
+        return dict(data)
+    return {**data, "scientist": {key: value for key, value in settings.items() if key not in _REACHED_BY}}
 
 
 def _difference(old: Any, new: Any, *, at: str = "") -> str:

@@ -6,6 +6,7 @@ colour alone.  Rich respects NO_COLOR and leaves out colours where the output is
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -135,10 +136,15 @@ class PlainView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        (self._stream or sys.stdout).flush()
+        with contextlib.suppress(BrokenPipeError):
+            (self._stream or sys.stdout).flush()
 
     def update(self, summary: StudySummary) -> None:
-        """Write a line for everything that happened since the last call."""
+        """Write a line for everything that happened since the last call, as long as somebody reads."""
+        with contextlib.suppress(BrokenPipeError):
+            self._write(summary)
+
+    def _write(self, summary: StudySummary) -> None:
         stream = self._stream or sys.stdout
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._clock()))
         encoding = getattr(stream, "encoding", None) or "utf-8"

@@ -376,7 +376,9 @@ def coverage_sentence(scores: Scores) -> str:
         return f"{held}, too few to judge."
     if found.high < STATED_LEVEL:
         return f"{held} ({ends}): they are too narrow."
-    return f"{held} ({ends}): they are {'wider than needed' if found.low > STATED_LEVEL else 'as wide as they say'}."
+    if found.low > STATED_LEVEL:
+        return f"{held} ({ends}): they are wider than needed."
+    return f"{held} ({ends}): that cannot be told from {stated:.0f} %."
 
 
 def comparison_sentence(first: str, second: str, found: Difference) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from lightning_autoresearch.asking import prompt_of, spending
 from lightning_autoresearch.chat import ChatReply, Outcome, ScriptedChat
-from lightning_autoresearch.errors import InputError
+from lightning_autoresearch.errors import InputError, StudyMismatch
 from lightning_autoresearch.fold import Fold, summarize
 from lightning_autoresearch.history import value_text
 from lightning_autoresearch.journal import FILE_NAME, read_journal
@@ -567,3 +567,16 @@ def test_whoever_waits_for_a_mailbox_is_told_where_the_request_lies(tmp_path):
     details = {entry.data.get("detail") for entry in kinds(tmp_path / "s", "phase") if entry.data["phase"] == "asking"}
     assert details
     assert all("reply beside box/*.request.json" in detail for detail in details)
+
+
+def test_how_the_scientist_is_reached_may_change_from_session_to_session(tmp_path):
+    text = SPEC + "scientist: {mailbox: box, timeout_seconds: 1}\n"
+    spec = parse_spec(text, path=tmp_path / "world.yaml", overrides=["budget.trials=60"])
+    folder = tmp_path / "s"
+    with pytest.raises(Killed):
+        Study(spec, folder=folder, executor=World(on_submit=lambda count: _kill(count, 25))).run()
+    patient = parse_spec(text.replace("seconds: 1", "seconds: 2"), path=spec.path, overrides=["budget.trials=60"])
+    assert Study(patient, folder=folder, executor=World()).run().done
+    other = parse_spec(text.replace("mailbox: box", "mailbox: box, share: 1"), path=spec.path)
+    with pytest.raises(StudyMismatch, match="another spec"):
+        Study(other, folder=folder, executor=World()).run()

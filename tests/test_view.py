@@ -351,3 +351,12 @@ def test_the_closing_text_says_how_much_the_language_model_took_part() -> None:
         closing_text(silent).plain
     )
     assert "Language model" not in closing_text(replace(summary, scientist="")).plain
+
+
+def test_plain_lines_that_nobody_reads_any_more_do_no_harm() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with PlainView(stream=Closed()) as view:
+        view.update(promoted())
