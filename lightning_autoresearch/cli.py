@@ -106,6 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
         "recipe", nargs="?", metavar="RECIPE", help="name of the recipe; without it the recipes are listed"
     )
     init.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to (default: this folder)")
+    init.add_argument("--from", dest="config", metavar="CONFIG", help="write a first spec for this LightningCLI config")
+    init.add_argument("--cli", metavar="MODULE:NAME", help="with --from: what makes the project's own LightningCLI")
+    init.add_argument(
+        "--output", default="spec.yaml", metavar="FILE", help="with --from: where to (default: spec.yaml)"
+    )
 
     _command(commands, "schema", _schema, "print the JSON Schema of a spec, for an editor")
     return parser
@@ -321,6 +326,8 @@ def _study_folder(arguments: argparse.Namespace) -> Path:
 def _init(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
+    if arguments.config:
+        return _init_from(arguments)
     from lightning_autoresearch.init import copy_recipe, recipe_names
 
     if arguments.recipe is None:
@@ -328,6 +335,28 @@ def _init(arguments: argparse.Namespace) -> int:
         return DONE
     for path in copy_recipe(arguments.recipe, Path(arguments.folder)):
         print(path)
+    return DONE
+
+
+def _init_from(arguments: argparse.Namespace) -> int:
+    """Write a first spec for the config of an existing project."""
+    from pathlib import Path
+
+    from lightning_autoresearch.deep_check import probe
+    from lightning_autoresearch.draft import draft_for
+    from lightning_autoresearch.errors import InputError
+
+    target = Path(arguments.output)
+    if target.exists():
+        raise InputError(f"{target} is there already; name another file with --output")
+    text, fault = draft_for(Path(arguments.config), folder=target.parent, cli=arguments.cli, probe=probe)
+    target.write_text(text, encoding="utf-8")
+    print(target)
+    if fault:
+        print(
+            f"note: the objective is a guess, because two steps of the task did not end well: {fault}", file=sys.stderr
+        )
+    print(f"read it, change what is wrong, then: lightning-autoresearch check --deep {target}", file=sys.stderr)
     return DONE
 
 

@@ -56,6 +56,23 @@ def check_deeply(spec: Spec) -> Iterator[tuple[str, bool]]:
         yield _ask_scientist(spec, spec.scientist)
 
 
+def probe(spec: Spec) -> TrialResult:
+    """Two steps of the spec's task at its first scale, whatever it logs and whatever is searched; secrets redacted.
+
+    Raises:
+        ExecutorError: the device is not to be had.
+    """
+    executor = make_executor(spec.execution, task=spec.task, search_path=search_path(spec))
+    try:
+        with tempfile.TemporaryDirectory(prefix="lightning-autoresearch-") as folder:
+            executor.submit(replace(_short_job(spec, spec.scales.search), requested={}), Path(folder) / "probe")
+            while (result := executor.outcome(Path(folder) / "probe")) is None:
+                executor.wait(0.2)
+            return redacted(result, secrets=secrets_of(spec.scientist, os.environ))
+    finally:
+        executor.close()
+
+
 def _ask_scientist(spec: Spec, settings: ScientistSettings) -> tuple[str, bool]:
     """One short question to the language model, as a study would ask it; a mailbox is only named."""
     if settings.mailbox is not None:

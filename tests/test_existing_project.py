@@ -67,3 +67,32 @@ def test_a_linked_key_that_cannot_take_a_value_is_told_by_check(project):
     done = research(project, "check", "--deep", "spec.yaml", "--set", f"search_space={space}")
     assert done.returncode == 2
     assert "the project links model.num_features to data.num_features" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_first_spec_is_written_from_its_config(project):
+    (project / "spec.yaml").unlink()
+    done = research(project, "init", "--from", "config.yaml", "--cli", "train:main")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "spec.yaml\n"
+    spec = load_spec(project / "spec.yaml")
+    assert (spec.objective.metric, spec.objective.mode) == ("val_loss", "min")
+    assert research(project, "check", "--deep", "spec.yaml").returncode == 0
+    again = research(project, "init", "--from", "config.yaml")
+    assert again.returncode == 2
+    assert "spec.yaml is there already" in again.stderr
+
+
+@pytest.mark.slow
+def test_a_first_spec_for_a_demo_that_ships_with_lightning(tmp_path):
+    (tmp_path / "demo.yaml").write_text(
+        "model:\n  class_path: lightning.pytorch.demos.boring_classes.DemoModel\n"
+        "  init_args: {out_dim: 10, learning_rate: 0.02}\n"
+        "data: {class_path: lightning.pytorch.demos.boring_classes.BoringDataModule}\n"
+        "trainer: {max_epochs: 1}\n"
+    )
+    done = research(tmp_path, "init", "--from", "demo.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "the objective is a guess" in done.stderr
+    domain = load_spec(tmp_path / "spec.yaml").search_space["model.init_args.learning_rate"]
+    assert (domain.low, domain.high) == (0.002, 0.2)
