@@ -107,6 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     init.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to (default: this folder)")
     init.add_argument("--from", dest="config", metavar="CONFIG", help="write a first spec for this LightningCLI config")
+    init.add_argument(
+        "--from-sweep", dest="sweep", metavar="SWEEP", help="with --from: the search space of a W&B sweep"
+    )
     init.add_argument("--cli", metavar="MODULE:NAME", help="with --from: what makes the project's own LightningCLI")
     init.add_argument(
         "--output", default="spec.yaml", metavar="FILE", help="with --from: where to (default: spec.yaml)"
@@ -328,8 +331,11 @@ def _init(arguments: argparse.Namespace) -> int:
 
     if arguments.config:
         return _init_from(arguments)
+    from lightning_autoresearch.errors import InputError
     from lightning_autoresearch.init import copy_recipe, recipe_names
 
+    if arguments.sweep or arguments.cli:
+        raise InputError("--from-sweep and --cli say more about a config: name it with --from CONFIG")
     if arguments.recipe is None:
         print("\n".join(recipe_names()))
         return DONE
@@ -343,13 +349,16 @@ def _init_from(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from lightning_autoresearch.deep_check import probe
+    from lightning_autoresearch.document import parse
     from lightning_autoresearch.draft import draft_for
     from lightning_autoresearch.errors import InputError
+    from lightning_autoresearch.source import read_text
 
     target = Path(arguments.output)
     if target.exists():
         raise InputError(f"{target} is there already; name another file with --output")
-    text, fault = draft_for(Path(arguments.config), folder=target.parent, cli=arguments.cli, probe=probe)
+    sweep = parse(read_text(Path(arguments.sweep)), file=arguments.sweep).data if arguments.sweep else None
+    text, fault = draft_for(Path(arguments.config), folder=target.parent, cli=arguments.cli, probe=probe, sweep=sweep)
     target.write_text(text, encoding="utf-8")
     print(target)
     if fault:

@@ -16,6 +16,7 @@ from lightning_autoresearch.emit import flow_text, scalar_text
 from lightning_autoresearch.knobs import Knob, knobs_of
 from lightning_autoresearch.space import Value
 from lightning_autoresearch.spec import Spec, parse_spec
+from lightning_autoresearch.sweeps import objective_of_sweep, parameters_of
 from lightning_autoresearch.trial import TrialResult
 
 MEASURED = ("train_seconds", "peak_memory_gb", "parameters")
@@ -52,6 +53,7 @@ def draft_for(
     folder: Path,
     cli: str | None,
     probe: Callable[[Spec], TrialResult],
+    sweep: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
     """A first spec for a config, after two steps of it.
 
@@ -60,6 +62,7 @@ def draft_for(
         folder: where the spec shall stand.
         cli: what makes the project's CLI, `module:NAME`; None for plain LightningCLI.
         probe: runs two steps.
+        sweep: configuration of a W&B sweep, which says better than a guess what may be varied.
 
     Returns:
         (the spec's text, what went wrong with the two steps or "").
@@ -74,7 +77,7 @@ def draft_for(
     knobs = knobs_of(spec, search_path=(str(folder), os.getcwd()))
     result = probe(spec)
     logged = sorted(set(result.metrics) - set(MEASURED))
-    text = draft(**known, task=spec.task, knobs=knobs, logged=logged)
+    text = draft(**known, task=spec.task, knobs=knobs, logged=logged, sweep=sweep)
     parse_spec(text, path=folder / "spec.yaml")
     return text, "" if logged else result.failure or result.status.value
 
@@ -87,6 +90,7 @@ def draft(
     task: Mapping[str, Any],
     knobs: Mapping[str, Knob],
     logged: Collection[str],
+    sweep: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of a first spec.
 
@@ -97,10 +101,17 @@ def draft(
         task: what the config holds.
         knobs: what is known of its classes' arguments.
         logged: metrics that two steps of it logged; empty where they are not known.
+        sweep: configuration of a W&B sweep, if there is one: its parameters and its metric instead of guesses.
     """
     metric, mode, others = objective_of(logged)
     guesses = list(guesses_of(task, knobs))
-    sure = [guess for guess in guesses if guess.sure][:MOST_KEYS]
+    swept: list[str] = []
+    if sweep is not None:
+        guessed = metric
+        metric, mode = objective_of_sweep(sweep) or (metric, mode)
+        others = [name for name in (guessed, *others) if name != metric and name in logged]
+        guesses, swept = swept_guesses(sweep, task)
+    sure = [guess for guess in guesses if guess.sure][: None if sweep else MOST_KEYS]
     rest = [guess for guess in guesses if guess not in sure]
     known = "" if logged else "  # a guess: what is logged could not be found out"
     lines = [
@@ -118,6 +129,7 @@ def draft(
         "search_space:" + ("" if sure else " {}"),
         *(f"  {scalar_text(guess.key)}: {flow_text(guess.domain)}  # {guess.why}" for guess in sure),
         *(f"  # {scalar_text(guess.key)}: {flow_text(guess.domain)}  # {guess.why}" for guess in rest),
+        *(f"  # {line}" for line in swept),
         "",
         *_scales(task),
         "",
@@ -181,6 +193,28 @@ def guesses_of(task: Mapping[str, Any], knobs: Mapping[str, Knob]) -> Iterator[G
             )
         elif isinstance(value, (int, float)):
             yield _number(key, last.lower(), value)
+
+
+def swept_guesses(sweep: Mapping[str, Any], task: Mapping[str, Any]) -> tuple[list[Guess], list[str]]:
+    """A sweep's parameters as guesses for the keys of a task that they name, in full or by their end.
+
+    Returns:
+        (the guesses, a line for each parameter that gives none).
+    """
+    keys = [key for key, _ in _leaves(task, ())]
+    guesses, lines = [], []
+    for one in parameters_of(sweep):
+        named = [key for key in keys if key == one.name] or [key for key in keys if key.endswith(f".{one.name}")]
+        if one.domain is None:
+            lines.append(f"{one.name}: {one.note}")
+        elif len(named) != 1:
+            several = (
+                f"several keys of the config end so: {', '.join(named)}" if named else "the config has no such key"
+            )
+            lines.append(f"{one.name}: {flow_text(one.domain)}  # {several}")
+        else:
+            guesses.append(Guess(key=named[0], domain=one.domain, why=f"from the sweep, {one.note}", sure=True))
+    return guesses, lines
 
 
 def _leaves(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Value]]:

@@ -162,3 +162,36 @@ def test_the_recipes_own_spec_is_close_to_its_draft() -> None:
     drafted, mine = parse_spec(made, path=folder / "draft.yaml"), load_spec(folder / "spec.yaml")
     assert set(drafted.search_space) == set(mine.search_space)
     assert drafted.objective == mine.objective
+
+
+SWEEP = {
+    "method": "bayes",
+    "metric": {"name": "val_acc", "goal": "maximize"},
+    "parameters": {
+        "model.init_args.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 0.1},
+        "batch_size": {"values": [16, 32, 64]},
+        "max_epochs": {"value": 3},
+        "absent": {"min": 0.0, "max": 1.0},
+    },
+}
+
+
+def test_a_sweep_says_what_is_searched_and_for_which_metric() -> None:
+    made = text(sweep=SWEEP)
+    data = yaml.safe_load(made)
+    assert data["search_space"] == {
+        A + "lr": {"type": "float", "low": 0.0001, "high": 0.1, "scale": "log"},
+        "data.init_args.batch_size": {"type": "categorical", "choices": [16, 32, 64]},
+    }
+    assert data["objective"] == {"metric": "val_acc", "mode": "max"}
+    assert "# max_epochs: constant; set 3 in the config" in made
+    assert "# absent: {type: float, low: 0.0, high: 1.0}  # the config has no such key" in made
+    assert "mode: max}\n" in made
+    assert "#   - {metric: val_loss, mode: min}" in made
+
+
+def test_a_parameter_that_several_keys_end_with_is_left_to_the_reader() -> None:
+    task = {"model": {"lr": 0.1}, "optimizer": {"lr": 0.1}}
+    made = text(task=task, sweep={"parameters": {"lr": {"min": 0.0, "max": 1.0}}})
+    assert yaml.safe_load(made)["search_space"] == {}
+    assert "several keys of the config end so: model.lr, optimizer.lr" in made

@@ -96,3 +96,20 @@ def test_a_first_spec_for_a_demo_that_ships_with_lightning(tmp_path):
     assert "the objective is a guess" in done.stderr
     domain = load_spec(tmp_path / "spec.yaml").search_space["model.init_args.learning_rate"]
     assert (domain.low, domain.high) == (0.002, 0.2)
+
+
+@pytest.mark.slow
+def test_a_first_spec_takes_its_search_space_from_a_sweep(project):
+    (project / "spec.yaml").unlink()
+    (project / "sweep.yaml").write_text(
+        "program: train.py\nmethod: bayes\nmetric: {name: val_auroc, goal: maximize}\nparameters:\n"
+        "  lr: {distribution: log_uniform, min: -9.2, max: -3.5}\n  model.width: {values: [8, 16, 32]}\n"
+    )
+    done = research(project, "init", "--from", "config.yaml", "--cli", "train:main", "--from-sweep", "sweep.yaml")
+    assert done.returncode == 0, done.stderr
+    spec = load_spec(project / "spec.yaml")
+    assert set(spec.search_space) == {"optimizer.init_args.lr", "model.width"}
+    assert (spec.objective.metric, spec.objective.mode) == ("val_auroc", "max")
+    alone = research(project, "init", "--from-sweep", "sweep.yaml")
+    assert alone.returncode == 2
+    assert "name it with --from CONFIG" in alone.stderr
