@@ -213,7 +213,11 @@ def _facts(summary: StudySummary) -> Iterator[dict[str, Any]]:
     yield _model_fact(summary)
     resolvable = wording.number(summary.resolvable_gain, noise=wording.search_noise(summary))
     if summary.resolvable_gain is not None:
-        yield _fact("Smallest gain to be seen", resolvable, f"what the budget can resolve at {summary.scales[0]}")
+        yield _fact(
+            "Smallest gain to be seen",
+            resolvable,
+            f"what a gate with all of its pairs can resolve at {summary.scales[0]}",
+        )
 
 
 def _objective_fact(label: str, overrides: Mapping[str, Any], *, scale: str, summary: StudySummary) -> dict[str, Any]:
@@ -382,6 +386,7 @@ def _hypothesis(row: HypothesisRow, summary: StudySummary, *, names: Mapping[str
         "change": _cut(wording.hypothesis_change(hypothesis, row.before, names=names), longest),
         "statement": _cut(hypothesis.statement, longest),
         "source": _said_by(hypothesis),
+        "why": _cut(row.sentence, longest) if row.verdict in (Verdict.DROP, Verdict.VOID) else "",
     }
 
 

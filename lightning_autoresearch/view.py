@@ -288,7 +288,7 @@ def _confirmed(summary: StudySummary) -> str:
         return nothing
     noise = wording.search_noise(summary) or summary.resolvable_gain
     smallest = wording.number(summary.resolvable_gain, noise=noise)
-    return f"{nothing}; the budget can resolve gains from about {smallest} on"
+    return f"{nothing}; a whole gate can resolve gains from about {smallest} on"
 
 
 def _provisional(summary: StudySummary) -> str:

@@ -268,8 +268,8 @@ def unconfirmed_sentence(summary: StudySummary) -> str:
     noise = search_noise(summary)
     smallest = number(summary.resolvable_gain, noise=summary.resolvable_gain if noise is None else noise)
     return (
-        f"{start}. The smallest gain in {summary.metric} that this budget can resolve is about {smallest} at scale "
-        f"{summary.scales[0]}: smaller ones may exist and would not be seen."
+        f"{start}. The smallest gain in {summary.metric} that a gate with all of its pairs can resolve is about "
+        f"{smallest} at scale {summary.scales[0]}: smaller ones may exist and would not be seen."
     )
 
 

@@ -104,6 +104,13 @@ def test_every_hypothesis_stands_in_the_report(name: str) -> None:
         assert " ".join(row.hypothesis.statement.split()) in text
 
 
+def test_a_dropped_hypothesis_stands_there_with_the_reason() -> None:
+    dropped = [row for row in promoted().hypotheses if row.verdict is Verdict.DROP]
+    assert dropped
+    text = page_of(promoted()).text
+    assert all(" ".join(row.sentence.split()) in text for row in dropped)
+
+
 def test_what_a_proposer_writes_is_escaped() -> None:
     html = report_html(hostile())
     page = Page(html)

@@ -251,7 +251,7 @@ def test_the_closing_text_tells_the_gain_the_change_the_files_and_what_to_do() -
 def test_without_a_confirmed_gain_the_closing_text_says_what_could_have_been_seen(build: object) -> None:
     text = closing_text(build()).plain  # type: ignore[operator]
     assert "No confirmed gain" in text
-    assert "smallest gain in val_bpb that this budget can resolve is about 0.021 at scale nano" in text
+    assert "smallest gain in val_bpb that a gate with all of its pairs can resolve is about 0.021 at scale nano" in text
     assert "nothing: the spec is as it was" in text
     assert "adopt" not in text
 
