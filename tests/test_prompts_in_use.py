@@ -2,7 +2,7 @@
 
 The records in `fixtures/scientist/` come from studies of the GPT and digits recipes that were run through a mailbox,
 from their first round to a late one.  Each holds the briefing, the prompt as it was sent, and the first reply to it,
-before any repair.
+before any repair.  Paths of the machine were replaced.
 """
 
 from __future__ import annotations
