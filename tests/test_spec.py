@@ -376,7 +376,7 @@ BAD = [
         "budget: {trials: 20}",
         "scientist: {mailbox: box, model: gpt}",
         [
-            "18:27: /scientist/model: unknown key 'model'; it belongs to a server; "
+            "18:27: /scientist/model: unknown key 'model'; it belongs to a server: write either model or mailbox; "
             "with a mailbox there are mailbox, timeout_seconds, share, literature, prompt_characters"
         ],
     ),
