@@ -101,7 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_study(adopt)
     adopt.add_argument("--to", metavar="FILE", help="the spec to replace (default: the one that the study began with)")
 
-    init = _command(commands, "init", _init, "copy a recipe and its spec into a folder of yours")
+    _add_init(_command(commands, "init", _init, "copy a recipe and its spec into a folder of yours"))
+    _command(commands, "schema", _schema, "print the JSON Schema of a spec, for an editor")
+    return parser
+
+
+def _add_init(init: argparse.ArgumentParser) -> None:
     init.add_argument(
         "recipe", nargs="?", metavar="RECIPE", help="name of the recipe; without it the recipes are listed"
     )
@@ -114,9 +119,6 @@ def build_parser() -> argparse.ArgumentParser:
     init.add_argument(
         "--output", default="spec.yaml", metavar="FILE", help="with --from: where to (default: spec.yaml)"
     )
-
-    _command(commands, "schema", _schema, "print the JSON Schema of a spec, for an editor")
-    return parser
 
 
 class _Version(argparse.Action):

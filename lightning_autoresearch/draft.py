@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_autoresearch.emit import flow_text, scalar_text
-from lightning_autoresearch.knobs import Knob, knobs_of
+from lightning_autoresearch.knobs import SEED, Knob, knobs_of
 from lightning_autoresearch.space import Value
 from lightning_autoresearch.spec import Spec, parse_spec
 from lightning_autoresearch.sweeps import objective_of_sweep, parameters_of
@@ -30,7 +30,6 @@ SHORT = 0.25
 LEAST_LENGTH = 4
 """Epochs or steps from which on a cheaper scale is proposed."""
 _NOT_SEARCHED = ("class_path", "num_workers", "verbose", "T_max", "total_steps", "total_iters")
-_SEED = re.compile(r".*seed.*|.*random_state.*|rng")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,7 +178,7 @@ def guesses_of(task: Mapping[str, Any], knobs: Mapping[str, Knob]) -> Iterator[G
     """A domain for every single value in the config's sections that may be searched, in the config's order."""
     for key, value in _leaves({name: task.get(name) for name in SECTIONS}, ()):
         last = key.rpartition(".")[2]
-        if last in _NOT_SEARCHED or last.startswith("_") or _SEED.fullmatch(last):
+        if last in _NOT_SEARCHED or last.startswith("_") or SEED.fullmatch(last):
             continue
         knob = knobs.get(key)
         if knob is not None and knob.kind == "choice" and len(knob.options) > 1:

@@ -48,7 +48,8 @@ from lightning_autoresearch.spec import Spec
 KnobKind: TypeAlias = Literal["float", "int", "choice"]
 
 _OPEN_SECTIONS = frozenset({"model", "optimizer", "lr_scheduler"})
-_SEED = re.compile(r".*seed.*|.*random_?state.*|(.*_)?rng(_.*)?", re.IGNORECASE)
+SEED = re.compile(r".*seed.*|.*random_?state.*|(.*_)?rng(_.*)?", re.IGNORECASE)
+"""Last parts of keys that are never varied: what they hold decides which run it is, not how well it trains."""
 _CODE = frozenset({"class_path", "dict_kwargs"})
 _INTERPOLATION = "text with an interpolation"
 
@@ -312,7 +313,7 @@ class _Knobs:
         """Whether neither a scale nor the study owns a key, and it is no seed."""
         first, last = key.split(".")[0], key.split(".")[-1]
         scaled = any(f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}.") for one in self._scaled)
-        return not scaled and first not in STUDY_OWNED and not _SEED.fullmatch(last)
+        return not scaled and first not in STUDY_OWNED and not SEED.fullmatch(last)
 
     def _may_name(self, key: str, option: Value, present: Value) -> bool:
         """Whether a choice of the search space may be used: what becomes code must be allowed as such."""

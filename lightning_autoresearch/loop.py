@@ -167,7 +167,6 @@ class Loop:
                 return kept, reason
             self._draw_bars()
             self._state.gain_sd = self._gates.pools[self.spec.scales.search.name, True].sd
-            self._state.resolvable = self._resolvable(self.spec.scales.search)
             hypotheses = self._intake.propose(min(self._batch(), rule.proposals_per_round - proposals))
             if hypotheses is None:
                 return kept, "the search space is exhausted: everything within the policy's limits was tried"
@@ -204,6 +203,8 @@ class Loop:
             self._state.branch = dict(self._state.incumbent)
         self._state.bars = self._bars_after(gates, promoted=promoted)
         self._state.release_void()
+        if gates:  # each spends some of the error budget, and tells of the noise
+            self._state.resolvable = self._resolvable(self.spec.scales.search)
         self._state.stale_rounds = 0 if promoted else self._state.stale_rounds + 1
         self._state.gates += [self._gate_finding(gated, kept) for gated in gates]
 
@@ -268,13 +269,16 @@ class Loop:
         return good
 
     def _note_calibration(self, scale: Scale, runs: Sequence[Run], pool: NoisePool) -> None:
+        resolvable = self._resolvable(scale)
         data = {
             "scale": scale.name,
             "values": [run.objective for run in runs],
             "gain_sd": pool.sd,
-            "resolvable_gain": self._resolvable(scale),
+            "resolvable_gain": resolvable,
         }
         self._steps.once("calibrated", data, key=scale.name)
+        if scale is self.spec.scales.search:
+            self._state.resolvable = resolvable
 
     def _resolvable(self, scale: Scale) -> float | None:
         """Smallest gain that the next gate at a scale can resolve; None while it is unbounded."""
