@@ -12,15 +12,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lightning_autoresearch.version import __version__ as __version__
+
 if TYPE_CHECKING:
+    from lightning_autoresearch.callback import AutoResearch as AutoResearch
     from lightning_autoresearch.fold import summarize as summarize
     from lightning_autoresearch.spec import load_spec as load_spec
     from lightning_autoresearch.study import Study as Study
 
-__version__ = "0.1.0"
-__all__ = ["Study", "__version__", "load_spec", "summarize"]
+__all__ = ["AutoResearch", "Study", "__version__", "load_spec", "summarize"]
 
-_HOME = {"Study": "study", "load_spec": "spec", "summarize": "fold"}
+_HOME = {"AutoResearch": "callback", "Study": "study", "load_spec": "spec", "summarize": "fold"}
 
 
 def __getattr__(name: str) -> Any:

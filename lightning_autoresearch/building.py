@@ -9,10 +9,12 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -31,6 +33,22 @@ _TO_FIT = ("ckpt_path", "weights_only")
 _TO_FILES = ("CSVLogger", "TensorBoardLogger")
 _KEPT: dict[str, LightningArgumentParser] = {}
 _REAL_INIT = LightningCLI.__init__
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """What a trial runs: one fit, and a closing validation where the last one is not of the last step."""
+
+    trainer: pl.Trainer
+    """The Trainer, not used before."""
+    model: pl.LightningModule
+    """The model, with fresh weights."""
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `Trainer.fit` beside the model."""
+    validate: Mapping[str, Any] = field(default_factory=dict)
+    """The same of `Trainer.validate`."""
+    digest: Callable[[], str]
+    """SHA-256 of the effective configuration."""
 
 
 class _Built(BaseException):
@@ -63,6 +81,24 @@ def build(config: Mapping[str, Any], *, requested: Mapping[str, Value]) -> Light
         except _Built as built:
             return built.cli
     raise TrialError(f"task.cli: {name} made no LightningCLI; name the function or class that does")
+
+
+def training_of(job: Job, folder: Path) -> Training:
+    """What a job's LightningCLI config says, built.
+
+    Raises:
+        TrialError: as `build`.
+    """
+    config, arguments = config_of(job, folder)
+    cli = build(config, requested=job.requested)
+    data = {"datamodule": cli.datamodule}
+    return Training(
+        trainer=cli.trainer,
+        model=cli.model,
+        fit={**data, **arguments},
+        validate=data,
+        digest=partial(config_digest, cli),
+    )
 
 
 def let_go() -> None:

@@ -34,6 +34,7 @@ _MEASURED = frozenset(
     )
 )
 _LENGTH = frozenset(("limit_train_batches", "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps"))
+_SHELL_ONLY = frozenset(("keep_environment", "memory_gb", "preload", "slots"))
 _ENDS = ("max_steps", "max_epochs", "max_time")
 _TYPES = {
     "string": "text",
@@ -46,12 +47,60 @@ _TYPES = {
 }
 
 
-def faults_of(data: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Fault]:
-    """Every fault of the data: those of the schema, then those between fields whose own form is right."""
+def faults_of(data: Mapping[str, Any], schema: Mapping[str, Any], *, needs_task: bool = True) -> list[Fault]:
+    """Every fault of the data: those of the schema, then those between fields whose own form is right.
+
+    Args:
+        data: the spec's data.
+        schema: the schema of a spec.
+        needs_task: whether a spec without a task is one that cannot be used.
+    """
     faults = [fault for error in _schema_errors(data, schema) for fault in _in_words(error)]
+    if needs_task and "task" not in data:
+        about = schema["properties"]["task"]["description"]
+        mend = f"add `task:` ({about[0].lower()}{about[1:].partition(',')[0]}); only the callback does without"
+        faults.append(_fault(what="the key 'task' is missing", mend=mend))
     form = _Form(data, [fault.pointer for fault in faults if not _is_unknown(fault)])
     return [*_without_echoes(faults), *_task_faults(form), *_space_faults(form), *_scales_faults(form),
             *_guards_faults(form), *_decision_faults(form)]  # fmt: skip
+
+
+def live_faults(data: Mapping[str, Any], own: Any, task: Mapping[str, Any]) -> list[Fault]:
+    """What a spec says of a task that is live objects and that these do not have.
+
+    Args:
+        data: the spec's data.
+        own: the spec's own `task`, None where it has none.
+        task: what was read from the objects: `model`, `trainer` and perhaps `data`.
+    """
+    if own is not None and not isinstance(own, dict):
+        return []  # the schema says it
+    places: list[tuple[tuple[str | int, ...], str]] = [
+        (("task", *leaf.split(".")), leaf) for leaf in (_leaves(own) if own else ())
+    ]
+    places += [(("search_space", key), key) for key in _keys(data.get("search_space"))]
+    for index, scale in enumerate(data.get("scales") or ()):
+        settings = scale.get("set") if isinstance(scale, dict) else None
+        places += [(("scales", index, "set", key), key) for key in _keys(settings) if not _owned(key)]
+    what = "the Trainer, model and data that were given have no {!r}"
+    return [
+        _fault(*place, what=what.format(key), mend=_nearest_leaf(key, task, otherwise=_those_there(key, task)))
+        for place, key in places
+        if not has_key(task, key)
+    ]
+
+
+def _keys(node: Any) -> list[str]:
+    return [key for key in node if isinstance(key, str)] if isinstance(node, dict) else []
+
+
+def _those_there(key: str, task: Mapping[str, Any]) -> str:
+    """What an object has instead of a key."""
+    section = key.split(".")[0]
+    there = [leaf for leaf in _leaves(task) if leaf.split(".")[0] == section]
+    if not there and section in ("model", "data"):
+        return f"the {section} saves no hyperparameters: call self.save_hyperparameters() in its __init__"
+    return f"there are: {', '.join(there or _leaves(task))}"
 
 
 def _schema_errors(data: Mapping[str, Any], schema: Mapping[str, Any]) -> list[ValidationError]:
@@ -69,12 +118,14 @@ def _schema_errors(data: Mapping[str, Any], schema: Mapping[str, Any]) -> list[V
     return list(Draft202012Validator(dict(schema)).iter_errors(data))
 
 
-def notes_of(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is worth saying about valid data."""
+def notes_of(data: Mapping[str, Any], *, live: bool = False) -> tuple[str, ...]:
+    """What is worth saying about valid data; of a live task, what has no effect in the program that it lives in."""
     notes = []
+    if live and (unused := sorted(_SHELL_ONLY & data.get("execution", {}).keys())):
+        notes.append(f"execution: {', '.join(unused)} have no effect in the callback, which runs one trial at a time")
     if data.get("tracking"):
         notes.append("tracking: this version writes the journal and the report only; the section has no effect yet")
-    if data["task"].get("seed_everything"):
+    if data.get("task", {}).get("seed_everything"):
         notes.append(f"task.seed_everything: has no effect; {STUDY_OWNED['seed_everything']}")
     if not data["search_space"]:
         notes.append("search_space: it is empty, so there is nothing to try")
@@ -426,10 +477,12 @@ def _decision_faults(form: _Form) -> Iterator[Fault]:
         yield _fault("decision", "adopt_at", what=f"there is no scale {wanted!r}", mend=mend)
 
 
-def _nearest_leaf(key: str, task: Mapping[str, Any]) -> str:
+def _nearest_leaf(
+    key: str, task: Mapping[str, Any], *, otherwise: str = "write the key with its value into the task"
+) -> str:
     leaves = list(_leaves(task))
     near = suggest(key, leaves) or next((leaf for leaf in leaves if leaf.split(".")[-1] == key.split(".")[-1]), "")
-    return f"did you mean {near!r}?" if near else "write the key with its value into the task"
+    return f"did you mean {near!r}?" if near else otherwise
 
 
 def _leaves(node: Any, *, prefix: str = "") -> Iterator[str]:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from rich.console import RenderableType
-
     from lightning_autoresearch.spec import Spec
     from lightning_autoresearch.study import Study
     from lightning_autoresearch.summary import StudySummary
@@ -169,26 +167,18 @@ def _fit(arguments: argparse.Namespace) -> int:
 
     from lightning_autoresearch.fold import Watcher
     from lightning_autoresearch.study import Study
-    from lightning_autoresearch.view import LiveView, PlainView, closing_text
+    from lightning_autoresearch.view import closing_text, say, view_for
 
     spec = _load(arguments)
     study = Study(spec, folder=arguments.study, command=shlex.join(["lightning-autoresearch", *sys.argv[1:]]))
-    with PlainView() if arguments.plain or not sys.stdout.isatty() else LiveView() as view:
-        every = 0.25 if isinstance(view, LiveView) else 0.0
-        watcher = Watcher(view.update, folder=study.folder, interval_seconds=every)
+    with view_for(sys.stdout, plain=arguments.plain) as view:
+        watcher = Watcher(view.update, folder=study.folder, interval_seconds=view.interval_seconds)
         study.listen(watcher)
         _stop_on_signals(study)
         summary = study.run()
         watcher.flush()
-    _print(closing_text(summary))
+    say(closing_text(summary))
     return _exit_code(summary)
-
-
-def _print(text: RenderableType) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def _exit_code(summary: StudySummary) -> int:
@@ -256,9 +246,9 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        from lightning_autoresearch.view import render
+        from lightning_autoresearch.view import render, say
 
-        _print(render(summary, width=Console().width))
+        say(render(summary, width=Console().width))
     return DONE
 
 

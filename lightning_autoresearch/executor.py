@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,19 +120,27 @@ def needs_new_interpreter(task: Mapping[str, Any]) -> bool:
 
 
 class InlineExecutor:
-    """Runs each trial at once in this process: for tests and debugging, without time and memory limits."""
+    """Runs each trial at once in this process, without a limit of memory.
 
-    def __init__(self, *, threads: int | None = None):
+    Args:
+        threads: number of torch's threads; as it is by default.
+        run: runs a job in its folder; by default from its LightningCLI config.
+    """
+
+    def __init__(self, *, threads: int | None = None, run: Callable[[Job, Path], TrialResult] | None = None):
         self._threads = threads
+        self._run = run or self._run_config
 
     def submit(self, job: Job, folder: Path) -> None:
         """Run the job to its end."""
-        from lightning_autoresearch.runner import run_job
-
         _prepare_folder(folder)
         write_json(folder / "job.json", to_json(job))
-        result = run_job(job, folder, threads=self._threads)
-        write_json(folder / "outcome.json", to_json(result))
+        write_json(folder / "outcome.json", to_json(self._run(job, folder)))
+
+    def _run_config(self, job: Job, folder: Path) -> TrialResult:
+        from lightning_autoresearch.runner import run_job
+
+        return run_job(job, folder, threads=self._threads)
 
     def outcome(self, folder: Path) -> TrialResult | None:
         """How the folder's trial ended."""

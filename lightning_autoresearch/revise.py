@@ -24,7 +24,17 @@ from lightning_autoresearch.rewrite import (
     with_header,
 )
 from lightning_autoresearch.source import names_config
-from lightning_autoresearch.space import Categorical, Domain, Float, SearchSpace, Value, apply_overrides, lies_in
+from lightning_autoresearch.space import (
+    Categorical,
+    Domain,
+    Float,
+    SearchSpace,
+    Value,
+    apply_overrides,
+    get_key,
+    has_key,
+    lies_in,
+)
 from lightning_autoresearch.spec import Spec
 
 
@@ -137,6 +147,8 @@ class Reviser:
             key: seed[key] if domain == before.get(key) else _domain_data(domain, seed=seed.get(key, {}))
             for key, domain in self.space.domains.items()
         }
+        if self.spec.live:
+            return {**old, **self._live_task(old, revision.config), "search_space": space}
         task = apply_overrides(self.spec.data["task"], revision.config)
         arguments: dict[str, Any] = {"base_task": self.spec.data["task"], "class_texts": self._class_texts}
         gone = unfitting_keys(task, **arguments)
@@ -145,6 +157,12 @@ class Reviser:
             "task": fitted(task, **arguments),
             "search_space": {key: domain for key, domain in space.items() if not lies_in(key, gone)},
         }
+
+    def _live_task(self, old: Mapping[str, Any], config: Mapping[str, Value]) -> dict[str, Any]:
+        """The task of a text that holds only what differs from the program's objects."""
+        own, base = old.get("task") or {}, self.spec.task
+        differ = {key: value for key, value in config.items() if has_key(own, key) or get_key(base, key) != value}
+        return {"task": apply_overrides(own, differ)} if differ else {}
 
     def _header(self, revision: Revision, parent: str) -> list[str]:
         metric = self.spec.objective.metric

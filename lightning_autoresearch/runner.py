@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -27,11 +27,10 @@ from typing import Any
 import lightning
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from lightning_autoresearch.building import QUIET, build, config_digest, config_of, let_go
+from lightning_autoresearch.building import QUIET, Training, build, config_digest, let_go, training_of
 from lightning_autoresearch.codec import from_json, read_json, to_json, write_json
 from lightning_autoresearch.errors import MetricMissing, NotFinite
 from lightning_autoresearch.spec import Objective
@@ -41,21 +40,45 @@ from lightning_autoresearch.trial import Job, TrialResult, TrialStatus, digest_o
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
-def run_job(job: Job, folder: Path, *, threads: int | None = None) -> TrialResult:
+class Halted(BaseException):
+    """A trial is to end before its time; no exception that a task's code would catch."""
+
+    def __init__(self, status: TrialStatus, why: str):
+        super().__init__(why)
+        self.status = status
+
+
+def run_job(
+    job: Job,
+    folder: Path,
+    *,
+    threads: int | None = None,
+    make: Callable[[Job, Path], Training] = training_of,
+    halt: Callable[[], None] = lambda: None,
+    search_path: Sequence[str] | None = None,
+) -> TrialResult:
     """Run one trial in this process and say how it ended; whatever the task raises becomes the record.
 
     Everything random follows from `job.seed` alone: the same job gives bit-identical metrics in any process with the
     same number of threads.  Random state, torch's global flags, warning filters, signal handlers, `sys.path` and the
     environment are afterwards as they were.  `wall_seconds` is that of this call.
 
+    Args:
+        job: what to run.
+        folder: the trial's folder.
+        threads: number of torch's threads; as it is by default.
+        make: builds what is run, after everything random is seeded.
+        halt: asked after every batch; ends the trial by raising `Halted`.
+        search_path: folders that classes are looked for in; the job's by default.
+
     Raises:
         KeyboardInterrupt: the user interrupted it.
     """
     started = time.monotonic()
-    with _isolated(job.search_path):
+    with isolated(job.search_path if search_path is None else search_path):
         if threads is not None and threads != torch.get_num_threads():
             torch.set_num_threads(threads)
-        run = _Run(job, folder)
+        run = _Run(job, folder, make=make, halt=halt)
         ending = run.end()
         result = TrialResult(trial_id=job.trial_id, wall_seconds=time.monotonic() - started, **ending, **run.measured())
         del run  # the model goes before the isolation ends and collects what is left
@@ -76,7 +99,7 @@ def run_folder(folder: Path) -> None:
 
 def warm_up() -> None:
     """Build a throw-away model and Trainer once: fills the kept parser and the caches that every trial needs."""
-    with _isolated(()):
+    with isolated(()):
         config = {"model": {"class_path": "lightning.pytorch.demos.boring_classes.BoringModel"}}
         quiet = {"trainer": {**QUIET, "accelerator": "cpu", "enable_checkpointing": False}}
         cli = build({**config, **quiet}, requested={})
@@ -87,8 +110,9 @@ def warm_up() -> None:
 class _Meter(pl.Callback):
     """Counts steps, samples and training seconds, and records the objective at each validation."""
 
-    def __init__(self, metric: str):
+    def __init__(self, metric: str, halt: Callable[[], None]):
         self.metric = metric
+        self.halt = halt
         self.curve: list[tuple[int, float | None]] = []
         self.samples = 0
         self.train_seconds = 0.0
@@ -102,6 +126,10 @@ class _Meter(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.samples += _batch_size(batch) * trainer.world_size
+        self.halt()
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        self.halt()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop(trainer)
@@ -143,13 +171,16 @@ class _Meter(pl.Callback):
 class _Run:
     """One trial as it goes, so that what is known when it breaks off still gets into the record."""
 
-    def __init__(self, job: Job, folder: Path):
+    def __init__(
+        self, job: Job, folder: Path, *, make: Callable[[Job, Path], Training], halt: Callable[[], None]
+    ) -> None:
         self.job = job
         self.folder = folder
-        self.meter = _Meter(job.objective.metric)
+        self.make = make
+        self.meter = _Meter(job.objective.metric, halt)
         self.metrics: dict[str, float] = {}
         self.fit_seconds = 0.0
-        self.cli: LightningCLI | None = None
+        self.training: Training | None = None
 
     def end(self) -> dict[str, Any]:
         """Run to the end; the fields of the record that say which one it was."""
@@ -159,6 +190,8 @@ class _Run:
             return {"status": TrialStatus.METRIC_MISSING, "failure": str(error)}
         except NotFinite as error:
             return {"status": TrialStatus.NOT_FINITE, "failure": str(error)}
+        except Halted as error:
+            return {"status": error.status, "failure": str(error)}
         except (Exception, SystemExit) as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
                 raise KeyboardInterrupt from None
@@ -169,7 +202,7 @@ class _Run:
 
     def measured(self) -> dict[str, Any]:
         """The fields of the record that hold whatever was measured, also of a trial that failed."""
-        trainer, model = (self.cli.trainer, self.cli.model) if self.cli else (None, None)
+        trainer, model = (self.training.trainer, self.training.model) if self.training else (None, None)
         steps = trainer.global_step if trainer else 0
         seconds = self.meter.train_seconds
         return {
@@ -183,38 +216,36 @@ class _Run:
             "peak_memory_gb": _peak_memory_gb(trainer),
             "parameters": _count_parameters(model),
             "shapes_digest": digest_of(_shapes(model)) if model else "",
-            "config_digest": config_digest(self.cli) if self.cli else "",
+            "config_digest": self.training.digest() if self.training else "",
             "environment": _environment(trainer),
         }
 
     def _train(self) -> float:
-        config, fit_arguments = config_of(self.job, self.folder)
         pl.seed_everything(self.job.seed, workers=True, verbose=False)
-        self.cli = build(config, requested=self.job.requested)
-        trainer = self.cli.trainer
+        self.training = self.make(self.job, self.folder)
+        trainer, model = self.training.trainer, self.training.model
         trainer.callbacks.insert(0, self.meter)  # type: ignore[attr-defined]
         _forget_peak_memory(trainer)
         started = time.monotonic()
         try:
-            self._fit(trainer, fit_arguments)
+            self._fit(self.training)
         finally:
             self.fit_seconds = time.monotonic() - started
         self.metrics |= {
             "train_seconds": self.meter.train_seconds,
-            "parameters": float(_count_parameters(self.cli.model)),
+            "parameters": float(_count_parameters(model)),
             "peak_memory_gb": _peak_memory_gb(trainer),
         }
         self._check_guards()
         return _read_objective(self.job.objective, self.metrics, self.meter.curve, listed=self._listed())
 
-    def _fit(self, trainer: pl.Trainer, arguments: Mapping[str, Any]) -> None:
-        assert self.cli is not None
-        model, data = self.cli.model, self.cli.datamodule
-        trainer.fit(model, datamodule=data, **arguments)
+    def _fit(self, training: Training) -> None:
+        trainer = training.trainer
+        trainer.fit(training.model, **training.fit)
         self._take_metrics(trainer)
         # A fit that stops between two validations has no metric of its last step.
         if trainer.enable_validation and self.meter.validated_at != trainer.global_step:
-            trainer.validate(model, datamodule=data, verbose=False)
+            trainer.validate(training.model, **training.validate, verbose=False)
             self._take_metrics(trainer)
 
     def _take_metrics(self, trainer: pl.Trainer) -> None:
@@ -354,7 +385,7 @@ def _processor() -> str:
 
 
 @contextmanager
-def _isolated(search_path: Sequence[str]) -> Iterator[None]:
+def isolated(search_path: Sequence[str]) -> Iterator[None]:
     """Leave random state, torch's flags, filters, signal handlers, `sys.path` and environment as they were."""
     with ExitStack() as stack:
         stack.enter_context(_few_objects())

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lightning_autoresearch.bundled import resource
-from lightning_autoresearch.checks import faults_of, notes_of
-from lightning_autoresearch.errors import SpecError
+from lightning_autoresearch.checks import faults_of, live_faults, notes_of
+from lightning_autoresearch.errors import Fault, SpecError
 from lightning_autoresearch.scales import Ladder, Scale
-from lightning_autoresearch.source import Settings, merge, read_text
+from lightning_autoresearch.source import Settings, Source, merge, read_text
 from lightning_autoresearch.space import Integer, SearchSpace, apply_overrides, digest_of, domain_of, get_key
 
 Mode = Literal["min", "max"]
 _Record = TypeVar("_Record")
+_LIVE_EDITABLE = ("model.*",)
+"""`policy.editable` where the task is live objects and the spec does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +153,7 @@ class Budget:
     """Where the study ends; whichever comes first."""
 
     trials: int = 200
-    """Largest number of training runs."""
+    """Largest number of training runs; 0 for none."""
     hours: float | None = None
     """Largest wall-clock time, over all sessions of the study."""
     usd: float | None = None
@@ -187,7 +189,7 @@ class Spec:
     name: str
     """Name of the study; its folder below `studies/`."""
     task: Mapping[str, Any]
-    """A LightningCLI config, plain data; the incumbent at revision 0."""
+    """A LightningCLI config, the incumbent at revision 0. For the callback: what differs from the program."""
     objective: Objective
     """What is to be made better."""
     search_space: SearchSpace
@@ -220,6 +222,8 @@ class Spec:
     """SHA-256 of `data` in canonical form: comments and layout do not count."""
     notes: tuple[str, ...] = ()
     """What is valid but worth saying, for example a section that has no effect yet."""
+    live: bool = False
+    """Whether the task was read from objects of a running program; its text then holds only what differs from them."""
 
     @property
     def base(self) -> dict[str, Any]:
@@ -247,10 +251,89 @@ def parse_spec(text: str, *, path: str | os.PathLike[str], overrides: Settings =
         SpecError: the spec is not valid; all faults with their positions.
     """
     source = merge(text, path=Path(path), overrides=overrides)
-    faults = [source.locate(fault) for fault in faults_of(source.data, json.loads(schema_text()))]
+    faults = [source.locate(fault) for fault in faults_of(source.data, _schema())]
     if faults or source.faults:
         raise SpecError([*source.faults, *faults])
     return _spec(source.data, text=text, path=Path(path))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveSpec:
+    """A spec whose task are the objects of a running program, which are not known yet; all else is checked."""
+
+    source: Source
+    """The text, and what `--set` said."""
+    text: str
+    """The YAML as the user wrote it."""
+    path: Path
+    """The file it was read from."""
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return str(self.source.data["name"])
+
+    @property
+    def trials(self) -> int:
+        """Largest number of training runs; 0 for none."""
+        return int(self.source.data.get("budget", {}).get("trials", Budget().trials))
+
+    def with_task(self, task: Mapping[str, Any]) -> Spec:
+        """The whole spec.
+
+        Args:
+            task: what was read from the objects, as plain data: `model`, `trainer` and perhaps `data`; what the spec's
+                own `task` says has precedence.
+
+        Raises:
+            SpecError: the spec names what the objects do not have, or does not fit their values.
+        """
+        own = self.source.data.get("task")
+        faults = live_faults(self.source.data, own, task)
+        data = {**self.source.data, "task": _merged(task, own or {})}
+        known = {fault.pointer for fault in faults}
+        faults += [fault for fault in faults_of(data, _schema()) if fault.pointer not in known]
+        if faults:
+            raise SpecError(map(self.source.locate, faults))
+        return _spec(data, text=self.text, path=self.path, live=True)
+
+
+def load_live_spec(path: str | os.PathLike[str], *, overrides: Settings = ()) -> LiveSpec:
+    """Read a spec for the callback, and check what can be checked without the task.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
+    text = read_text(Path(path))
+    source = merge(text, path=Path(path), overrides=overrides)
+    without_task = {key: part for key, part in source.data.items() if key != "task"}
+    faults = [*source.faults, *map(source.locate, faults_of(without_task, _schema(), needs_task=False))]
+    own = source.data.get("task")
+    if source.config or (isinstance(own, dict) and any(_is_config(part) for part in (own, *own.values()))):
+        what = "this task is a LightningCLI config; the callback takes model, data and Trainer from your program"
+        mend = "take `task` out, or run `lightning-autoresearch fit` on this spec"
+        faults.append(source.locate(Fault(pointer="/task", what=what, mend=mend)))
+    if faults:
+        raise SpecError(faults)
+    return LiveSpec(source=source, text=text, path=Path(path))
+
+
+def _is_config(node: Any) -> bool:
+    return isinstance(node, dict) and any(key in node for key in ("class_path", "cli", "config"))
+
+
+def _merged(task: Mapping[str, Any], own: Any) -> dict[str, Any]:
+    """A task with the values of another in their places."""
+    merged = dict(task)
+    for key, value in own.items() if isinstance(own, Mapping) else ():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(schema_text())
+    return schema
 
 
 def schema_text() -> str:
@@ -258,7 +341,7 @@ def schema_text() -> str:
     return resource("schemas", "spec.schema.json").read_text(encoding="utf-8")
 
 
-def _spec(data: Mapping[str, Any], *, text: str, path: Path) -> Spec:
+def _spec(data: Mapping[str, Any], *, text: str, path: Path, live: bool = False) -> Spec:
     space = SearchSpace(domains={key: domain_of(domain) for key, domain in data["search_space"].items()})
     return Spec(
         name=data["name"],
@@ -270,7 +353,7 @@ def _spec(data: Mapping[str, Any], *, text: str, path: Path) -> Spec:
         scales=Ladder(scales=tuple(_record(Scale, scale) for scale in data["scales"])),
         decision=_record(DecisionRule, data.get("decision", {})),
         scientist=_scientist(data.get("scientist")),
-        policy=_record(Policy, data.get("policy", {})),
+        policy=_record(Policy, {**({"editable": _LIVE_EDITABLE} if live else {}), **data.get("policy", {})}),
         budget=_record(Budget, data.get("budget", {})),
         execution=_record(Execution, data.get("execution", {})),
         tracking=data.get("tracking", {}),
@@ -278,7 +361,8 @@ def _spec(data: Mapping[str, Any], *, text: str, path: Path) -> Spec:
         path=path,
         data=data,
         digest=digest_of(data),
-        notes=notes_of(data),
+        notes=notes_of(data, live=live),
+        live=live,
     )
 
 

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_autoresearch import __version__
 from lightning_autoresearch.asking import spending
 from lightning_autoresearch.bundled import recipes_root
 from lightning_autoresearch.chat import ChatModel
@@ -41,6 +40,7 @@ from lightning_autoresearch.steps import Steps
 from lightning_autoresearch.summary import StudySummary
 from lightning_autoresearch.team import make_team
 from lightning_autoresearch.trial import Job, Trial, TrialStatus
+from lightning_autoresearch.version import __version__
 
 REPORT_NAME = "report.html"
 

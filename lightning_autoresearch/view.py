@@ -88,8 +88,24 @@ class _Fitted:
         yield layout
 
 
+def view_for(stream: TextIO, *, plain: bool = False) -> LiveView | PlainView:
+    """A live display where the stream is a terminal, unless plain lines are asked for."""
+    return LiveView() if stream.isatty() and not plain else PlainView()
+
+
+def say(text: RenderableType) -> None:
+    """Print a text; where the output is no terminal, paths and commands stay whole."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
 class LiveView:
     """A live display: `with LiveView() as view: view.update(summary)`; leaves its last state on the screen."""
+
+    interval_seconds = 0.25
+    """Time between two updates that are of use."""
 
     def __init__(self, *, console: Console | None = None) -> None:
         self._console = console
@@ -124,6 +140,9 @@ class LiveView:
 
 class PlainView:
     """Plain lines with a time stamp, one per event, where there is no terminal; the same calls as `LiveView`."""
+
+    interval_seconds = 0.0
+    """Time between two updates that are of use."""
 
     def __init__(self, *, stream: TextIO | None = None, clock: Callable[[], float] = time.time) -> None:
         self._stream = stream

@@ -349,7 +349,7 @@ BAD = [
     ),
     ("rule: gate", "rule: gate, alpha: 0", ["17:24: /decision/alpha: 0 is not above 0; write a number above 0"]),
     ("rule: gate", "rule: gate, alpha: 1", ["17:24: /decision/alpha: 1 is not below 1; write a number below 1"]),
-    ("trials: 20", "trials: 0", ["18:10: /budget/trials: 0 is below 1; write at least 1"]),
+    ("trials: 20", "trials: -1", ["18:10: /budget/trials: -1 is below 0; write at least 0"]),
     ("trials: 20", "trials: 2.5", ["18:10: /budget/trials: 2.5 is not a whole number; write a whole number"]),
     ("trials: 20", "trials: true", ["18:10: /budget/trials: true is not a whole number; write a whole number"]),
     (
@@ -631,7 +631,7 @@ SETTINGS = [
     ("name=&a b", "1:6: /: name: the anchor &a is not allowed; remove it"),
     ("guards.7.max=3", "1:1: /guards: guards.7.max: the list has the items 0 to 1, not 7; name a path of the spec"),
     ("name.x=3", "1:1: /name: name.x: name is neither a map nor a list; name a path of the spec"),
-    ("budget.trials=0", "1:1: /budget/trials: 0 is below 1; write at least 1"),
+    ("budget.trials=-1", "1:1: /budget/trials: -1 is below 0; write at least 0"),
 ]
 
 
@@ -644,7 +644,7 @@ def test_a_bad_setting_is_a_fault_of_set(setting: str, expected: str | None) -> 
 
 
 def test_faults_of_set_and_of_the_file_come_together_and_count_the_options() -> None:
-    lines = faults(BASE.replace("trials: 20", "trials: 0"), overrides=["name=ok", "decision.alpha=[1"])
+    lines = faults(BASE.replace("trials: 20", "trials: -1"), overrides=["name=ok", "decision.alpha=[1"])
     assert [line.split(": ")[0] for line in lines] == ["--set:2:18", "s.yaml:18:10"]
     lines = faults("a: 1\na: 2\n", overrides=["decision.alpha=[1"])
     assert [line.split(": ")[0] for line in lines] == ["--set:1:18", "s.yaml:2:1"]
@@ -873,7 +873,7 @@ def test_every_section_is_described_in_the_schema_as_in_the_record() -> None:
     described = {name: entry["description"] for name, entry in schema()["properties"].items() if name != "version"}
     fields = _docstrings(spec)["Spec"]
     assert described == {name: fields[name] for name in described}
-    assert set(fields) - set(described) == {"text", "path", "data", "digest", "notes"}
+    assert set(fields) - set(described) == {"text", "path", "data", "digest", "notes", "live"}
 
 
 def test_every_default_of_the_schema_is_that_of_the_record() -> None:

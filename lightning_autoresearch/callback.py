@@ -1,0 +1,351 @@
+"""Research inside a program that has a Lightning Trainer already: one callback, before the program's own fit."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from lightning_autoresearch.chat import ChatModel
+from lightning_autoresearch.crew import (
+    Crew,
+    end_with_parent,
+    follow,
+    open_post,
+    place_of_worker,
+    ranks_of,
+    serve,
+)
+from lightning_autoresearch.errors import InputError, ResearchError, StudyFailed
+from lightning_autoresearch.executor import Executor, InlineExecutor
+from lightning_autoresearch.fold import Watcher, summarize
+from lightning_autoresearch.hypothesis import Proposer
+from lightning_autoresearch.journal import FILE_NAME
+from lightning_autoresearch.live import Build, LiveTask, changed
+from lightning_autoresearch.runner import Halted, isolated, run_job
+from lightning_autoresearch.source import Settings
+from lightning_autoresearch.space import apply_overrides
+from lightning_autoresearch.spec import Spec, load_live_spec
+from lightning_autoresearch.study import Study
+from lightning_autoresearch.summary import StudySummary
+from lightning_autoresearch.trial import Job, TrialResult, TrialStatus
+from lightning_autoresearch.view import closing_text, say, view_for
+
+Mode = Literal["research-then-fit", "research-only"]
+
+
+class AutoResearch(pl.Callback):
+    """Research before the fit of a Trainer: trials as fits of copies of it, then the fit with what was confirmed.
+
+    The task is what the program gives to `Trainer.fit`: hyperparameters that model and datamodule saved, and settings
+    of the Trainer, under the keys `model.*`, `data.*` and `trainer.*`.  Random state, loggers and checkpoints of the
+    program are as they would be without the callback.  Where nothing was confirmed, its objects are not touched.
+
+    Args:
+        spec: path of the spec; its `task` may be left out.
+        mode: `research-then-fit`, or `research-only`: then `Trainer.fit` returns without a step, nothing is changed,
+            and `summary` has the result.
+        study: folder of the study; `studies/<name>` below the working directory by default.  One that is there is
+            gone on with; one that is done only gives its result.
+        build: makes the model from named values with defaults, where its hyperparameters are not saved.
+        without: classes of callbacks that trials do without, beside checkpoints, progress bars and model summaries.
+        overrides: `KEY=VALUE` texts, or a map, with dotted paths into the spec.
+        proposer: what states hypotheses; as the spec says by default.
+        chat: whoever answers as the spec's scientist.
+
+    Attributes:
+        summary: the study's summary once the research is over, on rank zero; None before, and where there was none.
+        values: dotted keys and values that were put into the program's objects; empty where they were left as they are.
+
+    Raises:
+        SpecError: the spec is not valid.
+        InputError: the mode is none.
+
+    >>> trainer = pl.Trainer(callbacks=[AutoResearch("spec.yaml")])  # doctest: +SKIP
+    >>> trainer.fit(model, datamodule=data)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        spec: str | os.PathLike[str],
+        *,
+        mode: Mode = "research-then-fit",
+        study: str | os.PathLike[str] | None = None,
+        build: Build | None = None,
+        without: Sequence[type[pl.Callback]] = (),
+        overrides: Settings = (),
+        proposer: Proposer | None = None,
+        chat: ChatModel | None = None,
+    ) -> None:
+        if mode not in ("research-then-fit", "research-only"):
+            raise InputError(f"mode: {mode!r} is neither 'research-then-fit' nor 'research-only'")
+        self._spec = load_live_spec(spec, overrides=overrides)
+        self.mode = mode
+        self.folder = Path(study) if study is not None else Path("studies") / self._spec.name
+        self._build = build
+        self._without: tuple[type[pl.Callback], ...] = (AutoResearch, *without)
+        self._proposer, self._chat = proposer, chat
+        self._over = False
+        self.summary: StudySummary | None = None
+        self.values: Mapping[str, Any] = {}
+        self._restore: Callable[[], None] = lambda: None
+        place = place_of_worker()
+        if place is not None and Path(place["study"]) == self.folder.resolve():
+            end_with_parent(place)
+            _take_over(self, partial(self._serve, place))
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Do the research, and put what was confirmed into the objects of the fit that is about to begin.
+
+        Raises:
+            SpecError: the spec names what the objects do not have.
+            InputError: the objects cannot be copied or built again; the message says what to do.
+            StudyMismatch: the folder holds a study of another spec, or of other values in the program.
+            StudyFailed: the baseline does not train, with `mode="research-only"`.
+        """
+        if stage != "fit" or self._over:
+            return
+        _refuse(trainer)
+        if why := self._no_research(trainer):
+            rank_zero_info(f"AutoResearch: no research, {why}")
+        live = LiveTask(trainer, build=self._build, without=self._without)
+        spec = self._spec.with_task(live.task)
+        if why:
+            task = self._known_winner(spec)
+        else:
+            task = self._research(trainer, live, spec)
+        self._over = True
+        if self.mode == "research-only" and not why:
+            self._restore = _fit_nothing(trainer)
+        elif changed(live.task, task):
+            with isolated(()):
+                pl.seed_everything(torch.initial_seed() % 2**32, workers=True, verbose=False)
+                self.values = live.put_in(task)
+            lines = (f"\n  {key}: {_old(live.task, key)!r} -> {value!r}" for key, value in self.values.items())
+            rank_zero_info(f"AutoResearch: your fit begins with{''.join(lines)}")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the Trainer back as it was, after `mode="research-only"`."""
+        if stage == "fit":
+            self._restore()
+            self._restore = lambda: None
+
+    # -- whether -----------------------------------------------------------------------------------------------------
+
+    def _no_research(self, trainer: pl.Trainer) -> str:
+        """Why there is none; empty where there is."""
+        if trainer.ckpt_path is not None:
+            return f"because the fit goes on from {trainer.ckpt_path}"
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return "because the Trainer has fast_dev_run"
+        return "" if self._spec.trials else "because budget.trials is 0"
+
+    def _known_winner(self, spec: Spec) -> dict[str, Any]:
+        """The task with what an earlier run has confirmed: a checkpoint of its fit needs the same model."""
+        task = dict(spec.task)
+        if self._spec.trials and (self.folder / FILE_NAME).is_file():
+            summary = summarize(self.folder)
+            return apply_overrides(task, summary.incumbent)
+        return task
+
+    # -- research ----------------------------------------------------------------------------------------------------
+
+    def _research(self, trainer: pl.Trainer, live: LiveTask, spec: Spec) -> dict[str, Any]:
+        """Run the study, or go on with it.
+
+        Returns:
+            The task with what was confirmed, on every rank.
+        """
+        several = trainer.world_size > 1
+        asked = spec.data.get("execution", {}).get("executor")
+        if several and asked == "inline":
+            raise InputError(
+                "execution.executor: inline is for one device; on several, trials need their own processes"
+            )
+        with isolate_rng(include_cuda=_cuda_in_use()):
+            if several or asked == "process":
+                return self._research_by_crew(trainer, live, spec)
+            stop = _Stop()
+            executor = InlineExecutor(run=partial(_run_live, live, stop))
+            return self._study(spec, executor, stop, live=live, show=True)
+
+    def _research_by_crew(self, trainer: pl.Trainer, live: LiveTask, spec: Spec) -> dict[str, Any]:
+        """The same with workers that run the program again, one on each rank."""
+        post, ranks = open_post(trainer), ranks_of(trainer)
+        key = spec.scientist.key_variable if spec.scientist else None
+        drop = (key,) if key else ()
+        if not trainer.is_global_zero:
+            message = follow(post, ranks=ranks, study=self.folder, drop=drop)
+        else:
+            stop = _Stop()
+            crew = Crew(post, ranks=ranks, study=self.folder, drop=drop, interrupted=lambda: stop.asked)
+            message = {"error": "rank zero ended without a word"}
+            try:
+                message = {"task": self._study(spec, crew, stop, live=live, show=True)}
+            except BaseException as error:
+                message = {"error": f"{type(error).__name__}: {error}"}
+                raise
+            finally:
+                crew.finish(message)
+        trainer.strategy.barrier("autoresearch")  # the store lives as long as rank zero's post does
+        if "error" in message:
+            raise ResearchError(f"the research ended on rank zero: {message['error']}")
+        task: dict[str, Any] = message["task"]
+        return task
+
+    def _study(self, spec: Spec, executor: Executor, stop: _Stop, *, live: LiveTask, show: bool) -> dict[str, Any]:
+        """Run the study on this process, which is rank zero's."""
+        study = Study(
+            spec,
+            folder=self.folder,
+            proposer=self._proposer,
+            chat=self._chat,
+            executor=executor,
+            command=shlex.join(["python", *sys.argv]),
+        )
+        if not self._ended():
+            live.check()
+        with view_for(sys.stdout) as view, _signals(stop, study):
+            watcher = Watcher(view.update, folder=study.folder, interval_seconds=view.interval_seconds)
+            study.listen(watcher)
+            summary = self.summary = study.run()
+            watcher.flush()
+        say(closing_text(summary))
+        if stop.asked:
+            stop.act()
+        if summary.phase == "failed":
+            if self.mode == "research-only":
+                raise StudyFailed(f"{self.folder}: {summary.reason}")
+            rank_zero_warn(f"AutoResearch: no research, {summary.reason}; your fit goes on as it is")
+        return apply_overrides(spec.task, summary.incumbent)
+
+    def _ended(self) -> bool:
+        return (self.folder / FILE_NAME).is_file() and summarize(self.folder).done
+
+    # -- the worker --------------------------------------------------------------------------------------------------
+
+    def _serve(self, place: Mapping[str, Any], trainer: pl.Trainer) -> None:
+        """Run trials instead of the fit, until this process is ended."""
+        live = LiveTask(trainer, build=self._build, without=self._without)
+        serve(place, partial(_run_live, live, _Stop()))
+
+
+class _Stop:
+    """Whether somebody asked to stop, and how."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody did."""
+        return self.signal is not None
+
+    def act(self) -> None:
+        """End the program as the signal would have."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + int(self.signal or 0))
+
+
+def _run_live(live: LiveTask, stop: _Stop, job: Job, folder: Path) -> TrialResult:
+    """One trial in this process."""
+    deadline = time.monotonic() + job.timeout_seconds
+
+    def halt() -> None:
+        if stop.asked:
+            raise Halted(TrialStatus.CANCELLED, "the study was asked to stop")
+        if time.monotonic() > deadline:
+            raise Halted(TrialStatus.TIMED_OUT, f"took longer than {job.timeout_seconds:g} s")
+
+    return run_job(job, folder, make=live.training, halt=halt, search_path=())
+
+
+@contextmanager
+def _signals(stop: _Stop, study: Study) -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: stop the study after a clean write; the second one has its usual effect."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        stop.signal = number
+        study.interrupt()
+
+    for number in usual:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def _refuse(trainer: Any) -> None:
+    """Say clearly what cannot work.
+
+    Raises:
+        InputError: it is a Trainer of the other package, or one that spawns its processes.
+    """
+    if not isinstance(trainer, pl.Trainer):
+        raise InputError(
+            f"this Trainer is of {type(trainer).__module__.partition('.')[0]}, the callback is for lightning's: "
+            "write `import lightning.pytorch as pl` wherever your program has pytorch_lightning"
+        )
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        name = getattr(trainer.strategy, "strategy_name", type(trainer.strategy).__name__)
+        raise InputError(
+            f"the strategy {name} starts its processes from this one, and what they find is lost with them; "
+            'use strategy="ddp", in a program that is started as a script'
+        )
+
+
+def _take_over(callback: AutoResearch, serve: Callable[[pl.Trainer], None]) -> None:
+    """In a worker: have the fit that the callback is in replaced before loggers are opened and data is set up."""
+    usual = call._call_setup_hook
+
+    def setup_hook(trainer: pl.Trainer) -> None:
+        if callback in trainer.callbacks and trainer.state.fn == "fit":  # type: ignore[attr-defined]
+            serve(trainer)
+        usual(trainer)
+
+    call._call_setup_hook = setup_hook
+
+
+def _fit_nothing(trainer: pl.Trainer) -> Callable[[], None]:
+    """Let the fit that has begun end without a step; the answer puts the Trainer's limits back."""
+    before = trainer.limit_train_batches, trainer.num_sanity_val_steps
+
+    def restore() -> None:
+        trainer.limit_train_batches, trainer.num_sanity_val_steps = before
+
+    trainer.limit_train_batches = trainer.num_sanity_val_steps = 0
+    return restore
+
+
+def _old(task: Mapping[str, Any], key: str) -> Any:
+    node: Any = task
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _cuda_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
