@@ -37,14 +37,15 @@ from lightning_autoresearch.fold import Watcher, summarize
 from lightning_autoresearch.hypothesis import Proposer
 from lightning_autoresearch.journal import FILE_NAME
 from lightning_autoresearch.live import Build, LiveTask, changed
-from lightning_autoresearch.runner import Halted, isolated, run_job
+from lightning_autoresearch.runner import Halted, cuda_in_use, isolated, run_job
 from lightning_autoresearch.source import Settings
 from lightning_autoresearch.space import apply_overrides
 from lightning_autoresearch.spec import Spec, load_live_spec
 from lightning_autoresearch.study import Study
 from lightning_autoresearch.summary import StudySummary
 from lightning_autoresearch.trial import Job, TrialResult, TrialStatus
-from lightning_autoresearch.view import closing_text, say, view_for
+from lightning_autoresearch.trials import Asked, OwnFits
+from lightning_autoresearch.view import LiveView, PlainView, closing_text, say, view_for
 
 Mode = Literal["research-then-fit", "research-only"]
 
@@ -101,6 +102,7 @@ class AutoResearch(pl.Callback):
         self._without: tuple[type[pl.Callback], ...] = (AutoResearch, *without)
         self._proposer, self._chat = proposer, chat
         self._over = False
+        self._own_fits: OwnFits | None = None
         self.summary: StudySummary | None = None
         self.values: Mapping[str, Any] = {}
         self._restore: Callable[[], None] = lambda: None
@@ -121,6 +123,9 @@ class AutoResearch(pl.Callback):
         if stage != "fit" or self._over:
             return
         _refuse(trainer)
+        if self._own_fits is not None:
+            self._own_fits.watch(trainer, pl_module)
+            return
         if why := self._no_research(trainer):
             rank_zero_info(f"AutoResearch: no research, {why}")
         live = LiveTask(trainer, build=self._build, without=self._without)
@@ -144,6 +149,34 @@ class AutoResearch(pl.Callback):
         if stage == "fit":
             self._restore()
             self._restore = lambda: None
+
+    def trials(self) -> Iterator[Asked]:
+        """The study's trials, to be fitted one by one by the program itself.
+
+        The spec's `task` holds the values that the study begins with.  Every trial is one fit of a Trainer that has
+        this callback; when the loop comes back for the next trial, its outcome is taken.  A fit that raises ends the
+        loop, unless it stands in `with trial:`; then that is the trial's outcome.
+
+        >>> research = AutoResearch("spec.yaml")  # doctest: +SKIP
+        >>> for trial in research.trials():  # doctest: +SKIP
+        ...     trainer = pl.Trainer(**trial.task["trainer"], callbacks=[research])
+        ...     trainer.fit(Net(**trial.task["model"]), datamodule=data)
+
+        Raises:
+            SpecError: the spec has no task, or is not valid with it.
+            InputError: a fit has other values than were asked for, or no callback.
+            StudyMismatch: the folder holds a study of another spec.
+        """
+        spec = self._spec.with_own_task()
+        with view_for(sys.stdout, plain=True) as view:
+            self._own_fits = OwnFits(partial(self._make_study, spec, view))
+            try:
+                yield from self._own_fits.trials()
+            finally:
+                self.summary = self._own_fits.summary
+        if self.summary is not None:
+            say(closing_text(self.summary))
+            self.values = dict(self.summary.incumbent)
 
     # -- whether -----------------------------------------------------------------------------------------------------
 
@@ -177,12 +210,12 @@ class AutoResearch(pl.Callback):
             raise InputError(
                 "execution.executor: inline is for one device; on several, trials need their own processes"
             )
-        with isolate_rng(include_cuda=_cuda_in_use()):
+        with isolate_rng(include_cuda=cuda_in_use()):
             if several or asked == "process":
                 return self._research_by_crew(trainer, live, spec)
             stop = _Stop()
             executor = InlineExecutor(run=partial(_run_live, live, stop))
-            return self._study(spec, executor, stop, live=live, show=True)
+            return self._study(spec, executor, stop, live=live)
 
     def _research_by_crew(self, trainer: pl.Trainer, live: LiveTask, spec: Spec) -> dict[str, Any]:
         """The same with workers that run the program again, one on each rank."""
@@ -196,7 +229,7 @@ class AutoResearch(pl.Callback):
             crew = Crew(post, ranks=ranks, study=self.folder, drop=drop, interrupted=lambda: stop.asked)
             message = {"error": "rank zero ended without a word"}
             try:
-                message = {"task": self._study(spec, crew, stop, live=live, show=True)}
+                message = {"task": self._study(spec, crew, stop, live=live)}
             except BaseException as error:
                 message = {"error": f"{type(error).__name__}: {error}"}
                 raise
@@ -208,23 +241,15 @@ class AutoResearch(pl.Callback):
         task: dict[str, Any] = message["task"]
         return task
 
-    def _study(self, spec: Spec, executor: Executor, stop: _Stop, *, live: LiveTask, show: bool) -> dict[str, Any]:
+    def _study(self, spec: Spec, executor: Executor, stop: _Stop, *, live: LiveTask) -> dict[str, Any]:
         """Run the study on this process, which is rank zero's."""
-        study = Study(
-            spec,
-            folder=self.folder,
-            proposer=self._proposer,
-            chat=self._chat,
-            executor=executor,
-            command=shlex.join(["python", *sys.argv]),
-        )
         if not self._ended():
             live.check()
-        with view_for(sys.stdout) as view, _signals(stop, study):
-            watcher = Watcher(view.update, folder=study.folder, interval_seconds=view.interval_seconds)
-            study.listen(watcher)
-            summary = self.summary = study.run()
-            watcher.flush()
+        with view_for(sys.stdout) as view:
+            study = self._make_study(spec, view, executor)
+            with _signals(stop, study):
+                summary = self.summary = study.run()
+            view.update(summary)
         say(closing_text(summary))
         if stop.asked:
             stop.act()
@@ -233,6 +258,18 @@ class AutoResearch(pl.Callback):
                 raise StudyFailed(f"{self.folder}: {summary.reason}")
             rank_zero_warn(f"AutoResearch: no research, {summary.reason}; your fit goes on as it is")
         return apply_overrides(spec.task, summary.incumbent)
+
+    def _make_study(self, spec: Spec, view: LiveView | PlainView, executor: Executor) -> Study:
+        study = Study(
+            spec,
+            folder=self.folder,
+            proposer=self._proposer,
+            chat=self._chat,
+            executor=executor,
+            command=shlex.join(["python", *sys.argv]),
+        )
+        study.listen(Watcher(view.update, folder=study.folder, interval_seconds=view.interval_seconds))
+        return study
 
     def _ended(self) -> bool:
         return (self.folder / FILE_NAME).is_file() and summarize(self.folder).done
@@ -345,7 +382,3 @@ def _old(task: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     return node
-
-
-def _cuda_in_use() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

@@ -26,7 +26,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd
-from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from lightning_autoresearch import supervisor
 from lightning_autoresearch.codec import from_json, to_json, write_json
@@ -35,7 +35,7 @@ from lightning_autoresearch.trial import Job, TrialResult, TrialStatus
 
 WORKER = "LIGHTNING_AUTORESEARCH_WORKER"
 """Environment variable that makes a program a worker: JSON of `Post`'s place."""
-_SLICE = timedelta(seconds=1)
+_LONGEST_PAUSE_SECONDS = 0.05
 _GRACE_SECONDS = 3.0
 _START_SECONDS = 600.0
 _LOG_LINES = 10
@@ -61,24 +61,31 @@ class Post:
         """Write a message."""
         self._store.set(key, json.dumps(message))
 
-    def get(self, key: str, *, slice: timedelta = _SLICE) -> dict[str, Any] | None:
-        """A message, or None where none has come after a slice of time.
+    def get(self, key: str, *, seconds: float = 1.0) -> dict[str, Any] | None:
+        """A message, or None where none has come after so many seconds.
+
+        Raises:
+            ResearchError: rank zero is gone.
+        """
+        deadline, pause = time.monotonic() + seconds, 0.001
+        while (message := self.look(key)) is None and time.monotonic() < deadline:
+            time.sleep(pause)  # the store's own wait would write a warning for every slice
+            pause = min(1.5 * pause, _LONGEST_PAUSE_SECONDS)
+        return message
+
+    def look(self, key: str) -> dict[str, Any] | None:
+        """A message, if it is there now.
 
         Raises:
             ResearchError: rank zero is gone.
         """
         try:
-            self._store.wait([key], slice)
+            if not self._store.check([key]):
+                return None
             message: dict[str, Any] = json.loads(self._store.get(key))
-        except DistStoreError:
-            return None
         except RuntimeError as error:
             raise ResearchError(f"rank zero is gone: {error}") from error
         return message
-
-    def look(self, key: str) -> dict[str, Any] | None:
-        """A message, if it is there now."""
-        return self.get(key) if self._store.check([key]) else None
 
     def number(self) -> int:
         """The next number, the same count for all."""
@@ -218,7 +225,7 @@ class Crew:
     def wait(self, timeout_seconds: float) -> None:
         """Return when the trial may have ended, or after so long."""
         if self._folder is not None:
-            self._post.get(f"{self._key('result')}/0", slice=timedelta(seconds=max(timeout_seconds, 0.01)))
+            self._post.get(f"{self._key('result')}/0", seconds=timeout_seconds)
 
     def adopt(self, folder: Path) -> bool:
         """A worker ends with its program."""

@@ -83,7 +83,7 @@ class LiveTask:
         self.build = build
         self._without = (*_QUIET, *without)
         model = _defaults(build) if build else dict(self.model.hparams)
-        self.task: dict[str, Any] = {"model": _plain(model), "trainer": _settings(trainer)}
+        self.task: dict[str, Any] = {"model": _plain(model), "trainer": settings_of(trainer)}
         if self.data is not None:
             self.task["data"] = _plain(dict(self.data.hparams))
 
@@ -179,11 +179,10 @@ class LiveTask:
         if self.data is not None:
             data = self._fresh_data(changes)
             return {"datamodule": data}, {"datamodule": data}
-        loops = self.trainer.fit_loop, self.trainer.fit_loop.epoch_loop.val_loop
-        train, val = (loop._data_source.instance for loop in loops)
-        given = {"train_dataloaders": train, "val_dataloaders": val}
-        copies = {name: _copied(one, {}) for name, one in given.items() if one is not self.model}
-        return copies, {"dataloaders": copies["val_dataloaders"]} if "val_dataloaders" in copies else {}
+        train = self.trainer.fit_loop._data_source.instance
+        fit = {} if train is self.model else {"train_dataloaders": _copied(train, {})}
+        validate = {name: _copied(one, {}) for name, one in validation_data(self.trainer).items()}
+        return fit | {f"val_{name}": one for name, one in validate.items()}, validate
 
     def _fresh_data(self, changes: Mapping[str, Any]) -> pl.LightningDataModule:
         assert self.data is not None
@@ -308,10 +307,19 @@ def _is_key(key: Any) -> bool:
     return isinstance(key, str) and bool(key) and "." not in key and not key.startswith("_")
 
 
-def _settings(trainer: pl.Trainer) -> dict[str, Any]:
+def settings_of(trainer: pl.Trainer) -> dict[str, Any]:
     """What of a Trainer can be changed after it was made."""
     names = sorted((*_ON_TRAINER, *_ON_LOOP, *_ON_EPOCH_LOOP))
     return _plain({name: getattr(trainer, name) for name in names})
+
+
+def validation_data(trainer: pl.Trainer) -> dict[str, Any]:
+    """Arguments of `Trainer.validate` that give it the data of the fit."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if data is not None:
+        return {"datamodule": data}
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source.instance
+    return {} if source is trainer.lightning_module else {"dataloaders": source}
 
 
 def _set(trainer: pl.Trainer, name: str, value: Any) -> None:

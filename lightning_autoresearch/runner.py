@@ -20,7 +20,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,9 @@ def run_job(
     with isolated(job.search_path if search_path is None else search_path):
         if threads is not None and threads != torch.get_num_threads():
             torch.set_num_threads(threads)
-        run = _Run(job, folder, make=make, halt=halt)
-        ending = run.end()
-        result = TrialResult(trial_id=job.trial_id, wall_seconds=time.monotonic() - started, **ending, **run.measured())
+        run = Run(job, halt=halt)
+        result = run.result(partial(run.train, make, folder))
+        result = replace(result, wall_seconds=time.monotonic() - started)
         del run  # the model goes before the isolation ends and collects what is left
     return result
 
@@ -168,24 +169,81 @@ class _Meter(pl.Callback):
             self._since = None
 
 
-class _Run:
-    """One trial as it goes, so that what is known when it breaks off still gets into the record."""
+class Run:
+    """One trial as it goes, so that what is known when it breaks off still gets into the record.
 
-    def __init__(
-        self, job: Job, folder: Path, *, make: Callable[[Job, Path], Training], halt: Callable[[], None]
-    ) -> None:
+    Args:
+        job: what is run.
+        halt: asked after every batch; ends the trial by raising `Halted`.
+    """
+
+    def __init__(self, job: Job, *, halt: Callable[[], None] = lambda: None) -> None:
         self.job = job
-        self.folder = folder
-        self.make = make
         self.meter = _Meter(job.objective.metric, halt)
         self.metrics: dict[str, float] = {}
         self.fit_seconds = 0.0
         self.training: Training | None = None
 
-    def end(self) -> dict[str, Any]:
-        """Run to the end; the fields of the record that say which one it was."""
+    def result(self, act: Callable[[], float]) -> TrialResult:
+        """Do what gives the objective; whatever it raises becomes the record.  `wall_seconds` are not known here.
+
+        Raises:
+            KeyboardInterrupt: the user interrupted it.
+        """
+        ending = self._ending(act)
+        return TrialResult(trial_id=self.job.trial_id, **ending, **self._measured())
+
+    def train(self, make: Callable[[Job, Path], Training], folder: Path) -> float:
+        """Seed, build, fit.
+
+        Returns:
+            The objective.
+        """
+        pl.seed_everything(self.job.seed, workers=True, verbose=False)
+        training = make(self.job, folder)
+        self.watch(training)
+        started = time.monotonic()
         try:
-            objective = self._train()
+            training.trainer.fit(training.model, **training.fit)
+            return self.conclude()
+        finally:
+            self.fit_seconds = time.monotonic() - started
+
+    def watch(self, training: Training) -> None:
+        """Take part in a fit that is about to begin."""
+        self.training = training
+        callbacks = training.trainer.callbacks  # type: ignore[attr-defined]
+        training.trainer.callbacks = [self.meter, *callbacks]  # type: ignore[attr-defined]
+        _forget_peak_memory(training.trainer)
+
+    def conclude(self) -> float:
+        """Validate once more where the fit stopped between two validations: it has no metric of its last step then.
+
+        Returns:
+            The objective.
+
+        Raises:
+            MetricMissing: it, or a guard, was never logged.
+            NotFinite: it, or a guard, is not finite.
+        """
+        assert self.training is not None
+        trainer = self.training.trainer
+        self._take_metrics(trainer)
+        if trainer.enable_validation and self.meter.validated_at != trainer.global_step:
+            trainer.validate(self.training.model, **self.training.validate, verbose=False)
+            self._take_metrics(trainer)
+        self.metrics |= {
+            "train_seconds": self.meter.train_seconds,
+            "parameters": float(_count_parameters(self.training.model)),
+            "peak_memory_gb": _peak_memory_gb(trainer),
+        }
+        self._check_guards()
+        return _read_objective(self.job.objective, self.metrics, self.meter.curve, listed=self._listed())
+
+    def _ending(self, act: Callable[[], float]) -> dict[str, Any]:
+        """The fields of the record that say how it ended."""
+        try:
+            objective = act()
         except MetricMissing as error:
             return {"status": TrialStatus.METRIC_MISSING, "failure": str(error)}
         except NotFinite as error:
@@ -200,7 +258,7 @@ class _Run:
             return {"status": status, "failure": failure, "traceback": last_lines(error)}
         return {"status": TrialStatus.FINISHED, "objective": objective}
 
-    def measured(self) -> dict[str, Any]:
+    def _measured(self) -> dict[str, Any]:
         """The fields of the record that hold whatever was measured, also of a trial that failed."""
         trainer, model = (self.training.trainer, self.training.model) if self.training else (None, None)
         steps = trainer.global_step if trainer else 0
@@ -219,34 +277,6 @@ class _Run:
             "config_digest": self.training.digest() if self.training else "",
             "environment": _environment(trainer),
         }
-
-    def _train(self) -> float:
-        pl.seed_everything(self.job.seed, workers=True, verbose=False)
-        self.training = self.make(self.job, self.folder)
-        trainer, model = self.training.trainer, self.training.model
-        trainer.callbacks.insert(0, self.meter)  # type: ignore[attr-defined]
-        _forget_peak_memory(trainer)
-        started = time.monotonic()
-        try:
-            self._fit(self.training)
-        finally:
-            self.fit_seconds = time.monotonic() - started
-        self.metrics |= {
-            "train_seconds": self.meter.train_seconds,
-            "parameters": float(_count_parameters(model)),
-            "peak_memory_gb": _peak_memory_gb(trainer),
-        }
-        self._check_guards()
-        return _read_objective(self.job.objective, self.metrics, self.meter.curve, listed=self._listed())
-
-    def _fit(self, training: Training) -> None:
-        trainer = training.trainer
-        trainer.fit(training.model, **training.fit)
-        self._take_metrics(trainer)
-        # A fit that stops between two validations has no metric of its last step.
-        if trainer.enable_validation and self.meter.validated_at != trainer.global_step:
-            trainer.validate(training.model, **training.validate, verbose=False)
-            self._take_metrics(trainer)
 
     def _take_metrics(self, trainer: pl.Trainer) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -389,10 +419,10 @@ def isolated(search_path: Sequence[str]) -> Iterator[None]:
     """Leave random state, torch's flags, filters, signal handlers, `sys.path` and environment as they were."""
     with ExitStack() as stack:
         stack.enter_context(_few_objects())
-        stack.enter_context(isolate_rng(include_cuda=_cuda_in_use()))
+        stack.enter_context(isolate_rng(include_cuda=cuda_in_use()))
         stack.callback(_restore_torch())
         stack.callback(_restore_signals())
-        stack.callback(_restore_environment, dict(os.environ))
+        stack.enter_context(same_environment())
         stack.callback(sys.path.__setitem__, slice(None), list(sys.path))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("default")
@@ -405,7 +435,8 @@ def isolated(search_path: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def _cuda_in_use() -> bool:
+def cuda_in_use() -> bool:
+    """Whether this process has a CUDA context."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
@@ -419,7 +450,7 @@ def _few_objects() -> Iterator[None]:
         let_go()
         gc.collect()
         gc.unfreeze()
-        if _cuda_in_use():
+        if cuda_in_use():
             torch.cuda.empty_cache()
 
 
@@ -459,10 +490,16 @@ def _restore_signals() -> Any:
     return restore
 
 
-def _restore_environment(before: Mapping[str, str]) -> None:
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
-    os.environ.update(before)
+@contextmanager
+def same_environment() -> Iterator[None]:
+    """Leave the environment as it was."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _leave_process_group() -> None:

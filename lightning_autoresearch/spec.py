@@ -278,8 +278,18 @@ class LiveSpec:
         """Largest number of training runs; 0 for none."""
         return int(self.source.data.get("budget", {}).get("trials", Budget().trials))
 
+    def with_own_task(self) -> Spec:
+        """The whole spec where its own `task` holds all the values.
+
+        Raises:
+            SpecError: it has no task, or that does not fit the rest.
+        """
+        if faults := faults_of(self.source.data, _schema()):
+            raise SpecError(map(self.source.locate, faults))
+        return _spec(self.source.data, text=self.text, path=self.path, live=True)
+
     def with_task(self, task: Mapping[str, Any]) -> Spec:
-        """The whole spec.
+        """The whole spec where the task is live objects.
 
         Args:
             task: what was read from the objects, as plain data: `model`, `trainer` and perhaps `data`; what the spec's
