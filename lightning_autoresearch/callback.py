@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import signal
@@ -105,7 +106,7 @@ class AutoResearch(pl.Callback):
         self._own_fits: OwnFits | None = None
         self.summary: StudySummary | None = None
         self.values: Mapping[str, Any] = {}
-        self._restore: Callable[[], None] = lambda: None
+        self._limits: tuple[Any, Any] | None = None
         place = place_of_worker()
         if place is not None and Path(place["study"]) == self.folder.resolve():
             end_with_parent(place)
@@ -136,7 +137,8 @@ class AutoResearch(pl.Callback):
             task = self._research(trainer, live, spec)
         self._over = True
         if self.mode == "research-only" and not why:
-            self._restore = _fit_nothing(trainer)
+            self._limits = trainer.limit_train_batches, trainer.num_sanity_val_steps
+            trainer.limit_train_batches = trainer.num_sanity_val_steps = 0  # Lightning then takes no step
         elif changed(live.task, task):
             with isolated(()):
                 pl.seed_everything(torch.initial_seed() % 2**32, workers=True, verbose=False)
@@ -146,9 +148,9 @@ class AutoResearch(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the Trainer back as it was, after `mode="research-only"`."""
-        if stage == "fit":
-            self._restore()
-            self._restore = lambda: None
+        if stage == "fit" and self._limits is not None:
+            trainer.limit_train_batches, trainer.num_sanity_val_steps = self._limits
+            self._limits = None
 
     def trials(self) -> Iterator[Asked]:
         """The study's trials, to be fitted one by one by the program itself.
@@ -182,8 +184,8 @@ class AutoResearch(pl.Callback):
 
     def _no_research(self, trainer: pl.Trainer) -> str:
         """Why there is none; empty where there is."""
-        if trainer.ckpt_path is not None:
-            return f"because the fit goes on from {trainer.ckpt_path}"
+        if (checkpoint := _checkpoint_of(trainer)) is not None:
+            return f"because the fit goes on from {checkpoint}"
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return "because the Trainer has fast_dev_run"
         return "" if self._spec.trials else "because budget.trials is 0"
@@ -346,11 +348,11 @@ def _refuse(trainer: Any) -> None:
             f"this Trainer is of {type(trainer).__module__.partition('.')[0]}, the callback is for lightning's: "
             "write `import lightning.pytorch as pl` wherever your program has pytorch_lightning"
         )
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-        name = getattr(trainer.strategy, "strategy_name", type(trainer.strategy).__name__)
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher):
         raise InputError(
-            f"the strategy {name} starts its processes from this one, and what they find is lost with them; "
-            'use strategy="ddp", in a program that is started as a script'
+            f"this Trainer starts its processes by {launcher._start_method} from the one that you see, "
+            'and what they find is lost with them: use strategy="ddp", in a program that is started as a script'
         )
 
 
@@ -366,15 +368,17 @@ def _take_over(callback: AutoResearch, serve: Callable[[pl.Trainer], None]) -> N
     call._call_setup_hook = setup_hook
 
 
-def _fit_nothing(trainer: pl.Trainer) -> Callable[[], None]:
-    """Let the fit that has begun end without a step; the answer puts the Trainer's limits back."""
-    before = trainer.limit_train_batches, trainer.num_sanity_val_steps
+def _checkpoint_of(trainer: pl.Trainer) -> Any:
+    """The checkpoint that a fit goes on from; None where it begins anew.
 
-    def restore() -> None:
-        trainer.limit_train_batches, trainer.num_sanity_val_steps = before
-
-    trainer.limit_train_batches = trainer.num_sanity_val_steps = 0
-    return restore
+    Lightning keeps it in a local variable of `Trainer._run` until the setup hooks have run.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "_run" and frame.f_locals.get("self") is trainer:
+            return frame.f_locals.get("ckpt_path")
+        frame = frame.f_back
+    return trainer.ckpt_path
 
 
 def _old(task: Mapping[str, Any], key: str) -> Any:

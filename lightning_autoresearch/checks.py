@@ -35,7 +35,8 @@ _MEASURED = frozenset(
 )
 _LENGTH = frozenset(("limit_train_batches", "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps"))
 _SHELL_ONLY = frozenset(("keep_environment", "memory_gb", "preload", "slots"))
-_ENDS = ("max_steps", "max_epochs", "max_time")
+ENDS = ("max_steps", "max_epochs", "max_time")
+"""Arguments of the Trainer that end a fit."""
 _TYPES = {
     "string": "text",
     "integer": "a whole number",
@@ -442,7 +443,7 @@ def _misses(key: str, value: Any, task: Mapping[str, Any]) -> tuple[str, str] | 
 def _end_faults(index: int, scale: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[Fault]:
     trainer = apply_overrides(task, scale.get("set", {})).get("trainer")
     settings = trainer if isinstance(trainer, dict) else {}
-    if not settings.get("fast_dev_run") and all(settings.get(name) in (None, -1) for name in _ENDS):
+    if not settings.get("fast_dev_run") and all(settings.get(name) in (None, -1) for name in ENDS):
         what = (
             f"nothing ends a trial at the scale {scale['name']!r}, so Lightning would train for 1000 epochs or for ever"
         )

@@ -56,6 +56,7 @@ _ON_TRAINER = (
     "limit_val_batches",
     "val_check_interval",
 )
+_NO_END: Mapping[str, Any] = {"max_epochs": -1, "max_steps": -1}
 _NOTHING = object()
 
 
@@ -100,7 +101,10 @@ class LiveTask:
         self._without_files(model)
         fit, validate = self._data_for(_below("data", changes))
         trainer = self._copied_trainer(model, folder)
-        for name, value in _below("trainer", changes).items():
+        settings = _below("trainer", changes)
+        if not settings.keys().isdisjoint(_NO_END):  # an end of the trial's own stands in for those of the program
+            settings = {**_NO_END, **settings}
+        for name, value in settings.items():
             _set(trainer, name, value)
         return Training(
             trainer=trainer, model=model, fit=fit, validate=validate, digest=partial(digest_of, dict(job.task))

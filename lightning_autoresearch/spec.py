@@ -6,13 +6,13 @@ import copy
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lightning_autoresearch.bundled import resource
-from lightning_autoresearch.checks import faults_of, live_faults, notes_of
+from lightning_autoresearch.checks import ENDS, faults_of, live_faults, notes_of
 from lightning_autoresearch.errors import Fault, SpecError
 from lightning_autoresearch.scales import Ladder, Scale
 from lightning_autoresearch.source import Settings, Source, merge, read_text
@@ -300,7 +300,7 @@ class LiveSpec:
         """
         own = self.source.data.get("task")
         faults = live_faults(self.source.data, own, task)
-        data = {**self.source.data, "task": _merged(task, own or {})}
+        data = {**self.source.data, "task": _without_ends(_merged(task, own or {}), own, self.source.data["scales"])}
         known = {fault.pointer for fault in faults}
         faults += [fault for fault in faults_of(data, _schema()) if fault.pointer not in known]
         if faults:
@@ -330,6 +330,22 @@ def load_live_spec(path: str | os.PathLike[str], *, overrides: Settings = ()) ->
 
 def _is_config(node: Any) -> bool:
     return isinstance(node, dict) and any(key in node for key in ("class_path", "cli", "config"))
+
+
+def _without_ends(task: dict[str, Any], own: Any, scales: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The task without what ends the program's own fit, where every scale has an end of its own.
+
+    It has no effect on any trial then, and may be another one the next time.
+    """
+    if not all(_sets_an_end(scale.get("set", {})) for scale in scales):
+        return task
+    kept = _merged({}, own or {}).get("trainer") or {}
+    settings = {key: value for key, value in task["trainer"].items() if key not in ENDS or key in kept}
+    return {**task, "trainer": settings}
+
+
+def _sets_an_end(settings: Mapping[str, Any]) -> bool:
+    return any(f"trainer.{name}" in settings for name in ENDS)
 
 
 def _merged(task: Mapping[str, Any], own: Any) -> dict[str, Any]:
