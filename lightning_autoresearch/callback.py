@@ -6,6 +6,7 @@ import inspect
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -215,7 +217,7 @@ class AutoResearch(pl.Callback):
         with isolate_rng(include_cuda=cuda_in_use()):
             if several or asked == "process":
                 return self._research_by_crew(trainer, live, spec)
-            stop = _Stop()
+            stop = _Stop(requeue=_requeue_signal(trainer))
             executor = InlineExecutor(run=partial(_run_live, live, stop))
             return self._study(spec, executor, stop, live=live)
 
@@ -225,9 +227,10 @@ class AutoResearch(pl.Callback):
         key = spec.scientist.key_variable if spec.scientist else None
         drop = (key,) if key else ()
         if not trainer.is_global_zero:
-            message = follow(post, ranks=ranks, study=self.folder, drop=drop)
+            with _ignored(_requeue_signal(trainer)):
+                message = follow(post, ranks=ranks, study=self.folder, drop=drop)
         else:
-            stop = _Stop()
+            stop = _Stop(requeue=_requeue_signal(trainer))
             crew = Crew(post, ranks=ranks, study=self.folder, drop=drop, interrupted=lambda: stop.asked)
             message = {"error": "rank zero ended without a word"}
             try:
@@ -281,13 +284,19 @@ class AutoResearch(pl.Callback):
     def _serve(self, place: Mapping[str, Any], trainer: pl.Trainer) -> None:
         """Run trials instead of the fit, until this process is ended."""
         live = LiveTask(trainer, build=self._build, without=self._without)
-        serve(place, partial(_run_live, live, _Stop()))
+        with _ignored(_requeue_signal(trainer)):
+            serve(place, partial(_run_live, live, _Stop()))
 
 
 class _Stop:
-    """Whether somebody asked to stop, and how."""
+    """Whether somebody asked to stop, and how.
 
-    def __init__(self) -> None:
+    Args:
+        requeue: the signal by which SLURM announces the end of the job's time, where Lightning would requeue the job.
+    """
+
+    def __init__(self, requeue: int | None = None) -> None:
+        self.requeue = requeue
         self.signal: int | None = None
 
     @property
@@ -299,7 +308,37 @@ class _Stop:
         """End the program as the signal would have."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.signal == self.requeue:
+            _requeue_job()
+            raise SystemExit(0)
         raise SystemExit(128 + int(self.signal or 0))
+
+
+def _requeue_signal(trainer: pl.Trainer) -> int | None:
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+        return environment.requeue_signal or signal.SIGUSR1
+    return None
+
+
+def _requeue_job() -> None:
+    """Put the SLURM job back into the queue; the study goes on when it runs again."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    subprocess.run(["scontrol", "requeue", job], check=False)
+
+
+@contextmanager
+def _ignored(number: int | None) -> Iterator[None]:
+    """Leave a signal to another process."""
+    if number is None:
+        yield
+        return
+    usual = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, usual)
 
 
 def _run_live(live: LiveTask, stop: _Stop, job: Job, folder: Path) -> TrialResult:
@@ -317,14 +356,16 @@ def _run_live(live: LiveTask, stop: _Stop, job: Job, folder: Path) -> TrialResul
 
 @contextmanager
 def _signals(stop: _Stop, study: Study) -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: stop the study after a clean write; the second one has its usual effect."""
+    """First Ctrl-C, SIGTERM or SLURM's signal: stop the study after a clean write; the second has its usual effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, *([stop.requeue] if stop.requeue else []))
+    usual = {number: signal.getsignal(number) for number in numbers}
 
     def handle(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        again: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        signal.signal(number, again.get(number, signal.SIG_IGN))
         stop.signal = number
         study.interrupt()
 

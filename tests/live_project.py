@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -69,10 +71,10 @@ class Net(pl.LightningModule):
 
     def fault_die_on_rank_one(self) -> None:
         if self.global_rank == 1:
-            import os
-            import signal
+            self.fault_die()
 
-            os.kill(os.getpid(), signal.SIGSEGV)
+    def fault_die(self) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
 
     def fault_memory(self) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")

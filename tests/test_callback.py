@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*number of training batches.*"),
     pytest.mark.filterwarnings("ignore:.*AutoResearch.*"),
+    pytest.mark.filterwarnings("ignore:.*will be overridden.*"),
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
 ]
 
@@ -168,6 +169,29 @@ def test_ctrl_c_ends_a_running_trial_at_its_next_batch_and_loses_nothing() -> No
     assert set(statuses()) <= {"finished"}
     kinds = [entry.kind for entry in read_journal(Path("studies/live"))]
     assert kinds[-1] == "session_ended"
+
+
+def test_slurms_signal_stops_the_research_and_requeues_the_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "bin").mkdir()
+    (folder / "bin/scontrol").write_text(f'#!/bin/sh\necho "$@" >> {folder}/requeued.txt\n')
+    (folder / "bin/scontrol").chmod(0o755)
+    whole = fit(research(BETTER, study="whole"))
+    job = {"SLURM_JOB_ID": "12", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_NNODES": "1",
+           "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost",
+           "PATH": f"{folder}/bin:{os.environ['PATH']}"}  # fmt: skip
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+
+    class Announced(Says):
+        def propose(self, briefing: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return super().propose(briefing)
+
+    with pytest.raises(SystemExit) as ended:
+        fit(AutoResearch("spec.yaml", proposer=Announced(BETTER)))
+    assert ended.value.code == 0
+    assert (folder / "requeued.txt").read_text() == "requeue 12\n"
+    assert outcome(fit(research(BETTER))) == outcome(whole)
 
 
 def test_a_second_fit_of_the_same_callback_does_no_further_research() -> None:
