@@ -211,6 +211,8 @@ class ProcessExecutor:
         # Sets of strings have one order in every trial; CUDA is asked by NVML, which a fork survives.
         fixed = {"PYTHONHASHSEED": "0", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
         threads = thread_environment(len(self._slots[0].cores))
+        if "SLURM_NTASKS" in os.environ:  # a trial is no task of the job: Lightning shall not count itself among them
+            threads["SLURM_JOB_NAME"] = "interactive"
         open_to_all = without_secrets(os.environ, keep=keep_environment, drop=drop_environment)
         self._environment = fixed | open_to_all | threads
         self._server: ForkServer | None = None

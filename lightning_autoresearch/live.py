@@ -97,7 +97,8 @@ class LiveTask:
             TrialError: the model did not take a value that it was given.
         """
         changes = changed(self.task, job.task)
-        model = self._fresh_model(_below("model", changes))
+        model = self._new_model(_below("model", changes))
+        _carry_over(self.model, model)
         self._without_files(model)
         fit, validate = self._data_for(_below("data", changes))
         trainer = self._copied_trainer(model, folder)
@@ -151,21 +152,20 @@ class LiveTask:
     def _first_fresh(self, seed: int) -> pl.LightningModule:
         torch.manual_seed(seed)
         try:
-            return self._fresh_model({})
+            return self._new_model({})
         except Exception as error:
             raise InputError(
                 f"{self._name} cannot be built again by {self._source}: {type(error).__name__}: {error}; {self._remedy}"
             ) from error
 
-    def _fresh_model(self, changes: Mapping[str, Any]) -> pl.LightningModule:
+    def _new_model(self, changes: Mapping[str, Any]) -> pl.LightningModule:
         if self.build:
-            fresh = self.build(**{**_defaults(self.build), **changes})
+            new = self.build(**{**_defaults(self.build), **changes})
         else:
-            fresh = _made_again(self.model, changes)
-        if type(fresh) is not type(self.model):
-            raise TrialError(f"build() gave a {type(fresh).__name__}, and the Trainer was given a {self._name}")
-        _carry_over(self.model, fresh)
-        return fresh
+            new = _made_again(self.model, changes)
+        if type(new) is not type(self.model):
+            raise TrialError(f"build() gave a {type(new).__name__}, and the Trainer was given a {self._name}")
+        return new
 
     def _without_files(self, model: pl.LightningModule) -> None:
         """The callbacks that a model brings along are those of a trial too."""
@@ -233,7 +233,7 @@ class LiveTask:
         if of_model := _below("model", changes):
             self._renew_model(of_model)
         if (of_data := _below("data", changes)) and self.data is not None:
-            _renew(self.data, self._fresh_data(of_data) if _instantiator(self.data) else None, of_data)
+            _renew(self.data, _made_again(self.data, of_data) if _instantiator(self.data) else None, of_data)
             self.data.trainer = self.trainer
             self.data.prepare_data()
             self.data.setup("fit")
@@ -243,7 +243,7 @@ class LiveTask:
 
     def _renew_model(self, changes: Mapping[str, Any]) -> None:
         model = self.model
-        ready_made = self._fresh_model(changes) if self.build or _instantiator(model) else None
+        ready_made = self._new_model(changes) if self.build or _instantiator(model) else None
         _renew(model, ready_made, changes)
         model.trainer = self.trainer
         for module in model.modules():  # as Lightning does before it calls the setup hooks

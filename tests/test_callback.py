@@ -521,21 +521,20 @@ def test_a_model_that_lightning_cli_made_is_built_again_its_way(folder: Path, mo
 
     monkeypatch.setattr("sys.argv", ["train.py"])
     config = {"model": {"class_path": "tests.live_project.Net", "init_args": {"lr": 0.01}},
-              "data": {"class_path": "tests.live_project.Points"},
-              "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}},
+              "data": {"class_path": "tests.live_project.Points", "init_args": {"batch_size": 64}},
+              "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}},
               "trainer": {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "accelerator": "cpu",
                           "enable_progress_bar": False, "enable_model_summary": False}}  # fmt: skip
-    (folder / "spec.yaml").write_text(
-        ONE_KEY.replace(
-            "model.lr: {type: float, low: 0.0001, high: 0.5, scale: log}", "model.width: {type: int, low: 2, high: 64}"
-        )
-    )
+    keys = "data.batch_size: {type: int, low: 4, high: 64}\n  model.width: {type: int, low: 2, high: 32}"
+    (folder / "spec.yaml").write_text(OTHER_KEY.replace("OTHER", keys).replace("max_steps: 12", "max_epochs: 2"))
     cli = LightningCLI(args=config, run=False, save_config_callback=None, seed_everything_default=7)
-    cli.trainer.callbacks.insert(0, research({"model.width": 32}))  # type: ignore[attr-defined]
+    best = {"data.batch_size": 16, "model.width": 9}
+    cli.trainer.callbacks.insert(0, research(best))  # type: ignore[attr-defined]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     assert set(statuses()) == {"finished"}
-    task = next(entry for entry in read_journal(Path("studies/live")) if entry.kind == "study_created").data["spec"]
-    assert task["task"]["model"]["width"] == 8
+    assert (cli.model.hparams["width"], cli.datamodule.hparams["batch_size"]) == (9, 16)
+    assert cli.model.configure_optimizers.__self__ is cli.model
+    assert cli.trainer.optimizers[0].param_groups[0]["params"][0] is next(cli.model.parameters())
 
 
 # -- revisions -------------------------------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ def research(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def test_its_config_holds_nothing_that_is_ours(project):
-    assert "autoresearch" not in "".join(path.read_text() for path in project.rglob("*.py"))
+    scripts = [path for path in project.rglob("*.py") if path.name != "with_callback.py"]
+    assert "autoresearch" not in "".join(path.read_text() for path in scripts)
     assert "autoresearch" not in (project / "config.yaml").read_text()
 
 
@@ -113,3 +114,18 @@ def test_a_first_spec_takes_its_search_space_from_a_sweep(project):
     alone = research(project, "init", "--from-sweep", "sweep.yaml")
     assert alone.returncode == 2
     assert "name it with --from CONFIG" in alone.stderr
+
+
+@pytest.mark.slow
+def test_its_command_line_with_the_callback_does_research_before_its_own_fit(project):
+    spec = project / "callback.yaml"
+    small = "decision: {calibration_seeds: 3, gate_pairs: 4, keeps_per_round: 2}\nbudget: {trials: 24}\n"
+    head, _, _ = spec.read_text().partition("decision:")
+    spec.write_text(head + small)
+    done = run(project, sys.executable, "with_callback.py", "fit", "--config", "config.yaml", "--trainer.max_epochs=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = json.loads(research(project, "status", "studies/tumours-callback", "--json").stdout)
+    assert status["done"]
+    assert status["trials"]["failed"] == 0
+    assert [path.name for path in (project / "logs/lightning_logs").iterdir()] == ["version_0"], "one run, her own"
+    assert [path.suffix for path in (project / "logs").rglob("checkpoints/*")] == [".ckpt"]

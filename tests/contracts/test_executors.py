@@ -312,6 +312,20 @@ def test_secrets_stay_outside_and_the_own_environment_stays_as_it_is(
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
+def test_inside_a_slurm_job_lightning_starts_the_ranks_of_a_trial_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_ID": "12", "SLURM_JOB_NAME": "study"}
+    for name, value in {**job, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    two = make_job({"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.max_steps": 2})
+    with ProcessExecutor(search_path=(TESTS,)) as executor:
+        result = run(executor, two, tmp_path)
+    assert result.status is TrialStatus.FINISHED, result
+    assert result.samples == 2 * 2 * 16
+
+
 def test_the_callers_main_module_is_not_imported_again(warm: ProcessExecutor, tmp_path: Path) -> None:
     run(warm, slow(2, model="tasks.Witness"), tmp_path)
     assert Path(read_json(tmp_path / "seen.json")["main"]).name == "forkserver.py"
