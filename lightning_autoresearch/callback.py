@@ -39,7 +39,7 @@ from lightning_autoresearch.executor import Executor, InlineExecutor
 from lightning_autoresearch.fold import Watcher, summarize
 from lightning_autoresearch.hypothesis import Proposer
 from lightning_autoresearch.journal import FILE_NAME
-from lightning_autoresearch.live import Build, LiveTask, changed
+from lightning_autoresearch.live import Build, LiveTask, OwnParameters, changed
 from lightning_autoresearch.runner import Halted, cuda_in_use, isolated, run_job
 from lightning_autoresearch.source import Settings
 from lightning_autoresearch.space import apply_overrides
@@ -109,6 +109,7 @@ class AutoResearch(pl.Callback):
         self.summary: StudySummary | None = None
         self.values: Mapping[str, Any] = {}
         self._limits: tuple[Any, Any] | None = None
+        self._replaced: list[torch.nn.Parameter] = []
         place = place_of_worker()
         if place is not None and Path(place["study"]) == self.folder.resolve():
             end_with_parent(place)
@@ -144,9 +145,21 @@ class AutoResearch(pl.Callback):
         elif changed(live.task, task):
             with isolated(()):
                 pl.seed_everything(torch.initial_seed() % 2**32, workers=True, verbose=False)
+                before = list(pl_module.parameters())
                 self.values = live.put_in(task)
+                now = {id(parameter) for parameter in pl_module.parameters()}
+                self._replaced = [parameter for parameter in before if id(parameter) not in now]
             lines = (f"\n  {key}: {_old(live.task, key)!r} -> {value!r}" for key, value in self.values.items())
             rank_zero_info(f"AutoResearch: your fit begins with{''.join(lines)}")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look that the optimizers are those of the model with the winner's values.
+
+        Raises:
+            TrialError: one holds the parameters that the model had before.
+        """
+        OwnParameters(self._replaced).on_train_start(trainer, pl_module)
+        self._replaced = []
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the Trainer back as it was, after `mode="research-only"`."""

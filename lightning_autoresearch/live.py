@@ -9,8 +9,9 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
+from types import MethodType
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
@@ -27,6 +28,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_autoresearch.building import Training
@@ -210,9 +212,8 @@ class LiveTask:
         callbacks = old.callbacks  # type: ignore[attr-defined]
         memo[id(callbacks)] = []
         new = copy.deepcopy(old, memo)
-        new.callbacks = [  # type: ignore[attr-defined]
-            _copied_callback(one, memo) for one in callbacks if not isinstance(one, self._without)
-        ]
+        copies = [_copied_callback(one, memo) for one in callbacks if not isinstance(one, self._without)]
+        new.callbacks = [*copies, OwnParameters(list(self.model.parameters()))]  # type: ignore[attr-defined]
         new._loggers = [_Nowhere(folder)]
         new._default_root_dir = str(folder)  # type: ignore[attr-defined]
         new.num_sanity_val_steps = 0
@@ -249,6 +250,32 @@ class LiveTask:
         for module in model.modules():  # as Lightning does before it calls the setup hooks
             if isinstance(module, _DeviceDtypeModuleMixin):
                 module._device = self.trainer.strategy.root_device
+
+
+class OwnParameters(pl.Callback):
+    """Looks that an optimizer does not hold parameters of another model: it would train that one.
+
+    Args:
+        others: the other model's parameters.
+    """
+
+    def __init__(self, others: Sequence[torch.nn.Parameter]) -> None:
+        self._others = others
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look, as soon as there are optimizers.
+
+        Raises:
+            TrialError: one holds them.
+        """
+        others = {id(parameter) for parameter in self._others}
+        for optimizer in trainer.optimizers:
+            if any(id(one) in others for group in optimizer.param_groups for one in group["params"]):
+                name = type(pl_module).__name__
+                raise TrialError(
+                    f"the {type(optimizer).__name__} of {name} was made of the parameters that the model had before "
+                    "the trial: make it in configure_optimizers() of the class"
+                )
 
 
 class _Nowhere(DummyLogger):
@@ -397,12 +424,59 @@ def _instantiator(old: Any) -> Callable[[type, dict[str, Any]], Any] | None:
     return instantiate_module
 
 
-def _carry_over(old: Any, fresh: Any) -> None:
+def _carry_over(old: Any, new: Any) -> None:
     """Give a new object copies of what the program gave the old one after it was made; methods get bound to it."""
-    memo: dict[int, Any] = {id(old): fresh, id(getattr(old, "_trainer", None) or old.trainer): None}
+    memo = _counterparts(_parts(old), new) | {id(old): new, id(getattr(old, "_trainer", None) or old.trainer): None}
     for name, value in old.__dict__.items():
-        if name not in fresh.__dict__ and not isinstance(value, DataLoader):
-            fresh.__dict__[name] = _copied(value, memo)
+        if name not in new.__dict__ and not isinstance(value, DataLoader):
+            new.__dict__[name] = _rebound(value, new, memo) if isinstance(value, MethodType) else _copied(value, memo)
+
+
+def _rebound(method: MethodType, new: Any, memo: dict[int, Any]) -> MethodType:
+    """A method that was set on an object, for another one.
+
+    LightningCLI sets `configure_optimizers` with an optimizer that it has made of the object's parameters.
+    """
+    function: Any = method.__func__
+    if isinstance(function, partial):
+        function = copy.deepcopy(function, {**memo, **_parameter_lists(function, new)})
+        for one in function.keywords.values():
+            if isinstance(one, LRScheduler):
+                _count_steps(one.optimizer)
+    return MethodType(function, new)
+
+
+def _count_steps(optimizer: torch.optim.Optimizer) -> None:
+    """What a scheduler does to its optimizer when it is made, so that it can tell a missing step; a copy lacks it."""
+    step = type(optimizer).step
+
+    @wraps(step)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+        return step(optimizer, *args, **kwargs)
+
+    counted._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+    optimizer.step = counted  # type: ignore[method-assign]
+
+
+def _parts(whole: Any) -> dict[str, Any]:
+    """Submodules and parameters of a model by name; empty for anything else."""
+    if not isinstance(whole, torch.nn.Module):
+        return {}
+    return {**dict(whole.named_modules()), **dict(whole.named_parameters())}
+
+
+def _counterparts(parts: Mapping[str, Any], new: Any) -> dict[int, Any]:
+    """For `copy.deepcopy`: what stands in a new model for the parts of an old one."""
+    others = _parts(new)
+    return {id(part): others[name] for name, part in parts.items() if name in others}
+
+
+def _parameter_lists(function: partial[Any], new: Any) -> dict[int, Any]:
+    """For `copy.deepcopy`: a new model's parameters for the lists of them in an optimizer that a function holds."""
+    optimizers = [one for one in function.keywords.values() if isinstance(one, torch.optim.Optimizer)]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return {id(group["params"]): list(new.parameters()) for group in groups} if len(groups) == 1 else {}
 
 
 def _renew(old: Any, ready_made: Any, changes: Mapping[str, Any]) -> None:
@@ -413,7 +487,7 @@ def _renew(old: Any, ready_made: Any, changes: Mapping[str, Any]) -> None:
         ready_made: a new one whose insides it gets; None to call its constructor.
         changes: hyperparameters that change.
     """
-    before = dict(old.__dict__)
+    before, parts = dict(old.__dict__), _parts(old)
     arguments = {} if ready_made else _arguments(old, changes)
     old.__dict__.clear()
     try:
@@ -425,9 +499,11 @@ def _renew(old: Any, ready_made: Any, changes: Mapping[str, Any]) -> None:
         old.__dict__.clear()
         old.__dict__.update(before)
         raise
+    memo = _counterparts(parts, old) | {id(old): old}
     for name, value in before.items():
         if name not in old.__dict__ and not isinstance(value, DataLoader):
-            old.__dict__[name] = value
+            bound = isinstance(value, MethodType) and value.__self__ is old
+            old.__dict__[name] = _rebound(value, old, memo) if bound else value
 
 
 # -- copying ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from lightning_autoresearch import AutoResearch, load_spec
-from lightning_autoresearch.errors import InputError, SpecError, StudyFailed, StudyMismatch
+from lightning_autoresearch.errors import InputError, SpecError, StudyFailed, StudyMismatch, TrialError
 from lightning_autoresearch.journal import read_journal
 from lightning_autoresearch.trial import TrialStatus
 from tests.live_project import BETTER, SPEC, WORSE, Net, Points, Says, loaders, points, quiet_trainer, weights
@@ -523,6 +523,7 @@ def test_a_model_that_lightning_cli_made_is_built_again_its_way(folder: Path, mo
     config = {"model": {"class_path": "tests.live_project.Net", "init_args": {"lr": 0.01}},
               "data": {"class_path": "tests.live_project.Points", "init_args": {"batch_size": 64}},
               "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}},
+              "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 100}},
               "trainer": {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "accelerator": "cpu",
                           "enable_progress_bar": False, "enable_model_summary": False}}  # fmt: skip
     keys = "data.batch_size: {type: int, low: 4, high: 64}\n  model.width: {type: int, low: 2, high: 32}"
@@ -535,6 +536,29 @@ def test_a_model_that_lightning_cli_made_is_built_again_its_way(folder: Path, mo
     assert (cli.model.hparams["width"], cli.datamodule.hparams["batch_size"]) == (9, 16)
     assert cli.model.configure_optimizers.__self__ is cli.model
     assert cli.trainer.optimizers[0].param_groups[0]["params"][0] is next(cli.model.parameters())
+    assert cli.trainer.lr_scheduler_configs[0].scheduler.optimizer is cli.trainer.optimizers[0]
+
+
+def test_an_optimizer_of_the_models_old_parameters_is_noticed_in_trials_and_in_the_fit() -> None:
+    class Early(Net):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return made[0] if made else super().configure_optimizers()
+
+    made: list[torch.optim.Optimizer] = []
+    model = Early()
+    made.append(torch.optim.SGD(model.parameters(), lr=0.01))
+    with pytest.warns(UserWarning, match=r"SGD of Early was made of the parameters .*configure_optimizers\(\)"):
+        fit(research(BETTER), model=model)
+    made.clear()
+
+    class Late(pl.Callback):
+        def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+            made[:] = kept
+
+    model = Early()
+    kept = [torch.optim.SGD(model.parameters(), lr=0.01)]
+    with pytest.raises(TrialError, match="SGD of Early was made of the parameters"):
+        fit(research(BETTER, study="late", without=[Late]), Late(), model=model)
 
 
 # -- revisions -------------------------------------------------------------------------------------------------------
