@@ -149,8 +149,17 @@ class AutoResearch(pl.Callback):
                 self.values = live.put_in(task)
                 now = {id(parameter) for parameter in pl_module.parameters()}
                 self._replaced = [parameter for parameter in before if id(parameter) not in now]
+            if self._replaced:
+                self._set_up_again(trainer, pl_module)
             lines = (f"\n  {key}: {_old(live.task, key)!r} -> {value!r}" for key, value in self.values.items())
             rank_zero_info(f"AutoResearch: your fit begins with{''.join(lines)}")
+
+    def _set_up_again(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Callbacks that stand before this one have seen the model before it got the winner's values."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if callback is self:
+                return
+            callback.setup(trainer, pl_module, "fit")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look that the optimizers are those of the model with the winner's values.
@@ -207,11 +216,10 @@ class AutoResearch(pl.Callback):
 
     def _known_winner(self, spec: Spec) -> dict[str, Any]:
         """The task with what an earlier run has confirmed: a checkpoint of its fit needs the same model."""
-        task = dict(spec.task)
-        if self._spec.trials and (self.folder / FILE_NAME).is_file():
-            summary = summarize(self.folder)
-            return apply_overrides(task, summary.incumbent)
-        return task
+        if not self._spec.trials or not (self.folder / FILE_NAME).is_file():
+            return dict(spec.task)
+        summary = summarize(self.folder)
+        return apply_overrides(spec.task, changed(summary.base, summary.incumbent))
 
     # -- research ----------------------------------------------------------------------------------------------------
 
@@ -253,9 +261,9 @@ class AutoResearch(pl.Callback):
                 raise
             finally:
                 crew.finish(message)
-        trainer.strategy.barrier("autoresearch")  # the store lives as long as rank zero's post does
         if "error" in message:
             raise ResearchError(f"the research ended on rank zero: {message['error']}")
+        trainer.strategy.barrier("autoresearch")  # the store lives as long as rank zero's post does
         task: dict[str, Any] = message["task"]
         return task
 

@@ -236,7 +236,7 @@ class LiveTask:
         if (of_data := _below("data", changes)) and self.data is not None:
             _renew(self.data, _made_again(self.data, of_data) if _instantiator(self.data) else None, of_data)
             self.data.trainer = self.trainer
-            self.data.prepare_data()
+            self.trainer._data_connector.prepare_data()
             self.data.setup("fit")
         for name, value in _below("trainer", changes).items():
             _set(self.trainer, name, value)

@@ -34,7 +34,7 @@ class Asked:
     Attributes:
         id: number of the trial in its study, five digits.
         seed: seed of everything random in it; it has been set when the trial is handed over.
-        task: the values to use, by section: `Net(**trial.task["model"])`, `Trainer(**trial.task["trainer"])`.
+        task: the values to use, in sections `model`, `data` and `trainer`: `Net(**trial.task["model"])`.
     """
 
     id: str
@@ -157,7 +157,7 @@ class OwnFits:
     def _hand_over(self, job: Job, folder: Path) -> Iterator[Asked]:
         """Yield one trial; take its outcome when the program's loop comes back."""
         run = self._run = Run(job)
-        trial = Asked(id=job.trial_id, seed=job.seed, task=job.task)
+        trial = Asked(id=job.trial_id, seed=job.seed, task={"model": {}, "data": {}, "trainer": {}, **job.task})
         started = time.monotonic()
         with same_environment():
             pl.seed_everything(job.seed, workers=True, verbose=False)

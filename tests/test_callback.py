@@ -22,10 +22,12 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from lightning_autoresearch import AutoResearch, load_spec
+from lightning_autoresearch.chat import ScriptedChat
 from lightning_autoresearch.errors import InputError, SpecError, StudyFailed, StudyMismatch, TrialError
 from lightning_autoresearch.journal import read_journal
 from lightning_autoresearch.trial import TrialStatus
 from tests.live_project import BETTER, SPEC, WORSE, Net, Points, Says, loaders, points, quiet_trainer, weights
+from tests.scientists import WITH_SCIENTIST, answered, idea, op, reply
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*treespec.*"),
@@ -514,6 +516,30 @@ def test_what_the_program_gave_the_model_after_its_constructor_is_there_in_trial
     fit(research(WORSE), model=model)
     assert set(statuses()) == {"finished"}
     assert model.history == [0, 1] * 3  # the sanity check and two epochs; nothing of the trials
+
+
+def test_an_average_of_the_weights_follows_the_winner_wherever_its_callback_stands() -> None:
+    from lightning.pytorch.callbacks import WeightAveraging
+
+    average = WeightAveraging(device="cpu")
+    trainer = fit(average, research({"model.lr": 0.1, "model.width": 16}))
+    assert average._average_model is not None
+    shapes = [tuple(parameter.shape) for parameter in average._average_model.module.parameters()]
+    assert shapes == [tuple(parameter.shape) for parameter in trainer.lightning_module.parameters()]
+    assert shapes[0] == (16, 4)
+
+
+def test_a_language_model_adds_what_the_model_saved_to_the_search_space(folder: Path) -> None:
+    text = OTHER_KEY.replace("OTHER", "model.width: {type: int, low: 2, high: 32}")
+    (folder / "spec.yaml").write_text(text + WITH_SCIENTIST)
+    faster = idea(op("set", "/task/model/lr", old=0.01, value=0.1), metric="val_loss")
+    callback = AutoResearch("spec.yaml", chat=ScriptedChat([answered(reply(faster))]))
+    trainer = fit(callback)
+    assert callback.values["model.lr"] == 0.1
+    assert trainer.lightning_module.hparams["lr"] == 0.1
+    revision = (folder / "studies/live/specs/0001.yaml").read_text()
+    assert re.search(r"^task: .*lr: 0.1", revision, re.MULTILINE)
+    assert "model.lr:" in revision
 
 
 def test_a_model_that_lightning_cli_made_is_built_again_its_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
