@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -216,7 +218,8 @@ class _TrialCLI:
         """Parse the config; 16.0 for an integer parameter is accepted as 16."""
         try:
             self.config = parser.parse_object(args)
-        except ArgumentError:
+        except ArgumentError as error:
+            _refuse_other_package(error)
             whole = {key: int(value) for key, value in self._trial[0].items() if _is_whole(value)}
             if not whole:
                 raise
@@ -241,6 +244,22 @@ class _TrialCLI:
                     f"{key} was set to {value!r} and the parsed config has {got!r}: "
                     "something else determines it (a linked argument?), so take the key out of the search space"
                 )
+
+
+def _refuse_other_package(error: ArgumentError) -> None:
+    """Say what is wrong with a class that derives from the package's namesake.
+
+    Raises:
+        TrialError: it is that.
+    """
+    named = re.search(r"Import path ([\w.]+) does not correspond to a subclass", str(error))
+    module, _, name = named.group(1).rpartition(".") if named else ("", "", "")
+    bases = getattr(getattr(sys.modules.get(module), name, None), "__mro__", ())
+    if any(base.__module__.startswith("pytorch_lightning.") for base in bases):
+        raise TrialError(
+            f"{module}.{name} is a class of pytorch_lightning, which a Trainer of lightning cannot run: "
+            "write `import lightning.pytorch as pl` in its module"
+        ) from None
 
 
 @cache

@@ -240,3 +240,12 @@ def test_a_logger_that_writes_files_writes_into_the_trials_folder(tmp_path):
     assert configured["trainer"]["logger"][1] == loggers[1]
     assert config_of(demo_job(trainer={"logger": True}), tmp_path)[0]["trainer"]["logger"] is True
     assert config_of(demo_job(), tmp_path)[0]["trainer"]["logger"] is False
+
+
+def test_a_module_of_the_package_of_the_other_name_is_named_as_such(tmp_path, monkeypatch):
+    pytest.importorskip("pytorch_lightning")
+    text = "from pytorch_lightning.demos.boring_classes import BoringModel\n\nclass Net(BoringModel): pass\n"
+    (tmp_path / "other_package.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TrialError, match=r"other_package.Net is a class of pytorch_lightning, .*lightning.pytorch"):
+        build({"model": {"class_path": "other_package.Net"}, "trainer": QUIET}, requested={})
