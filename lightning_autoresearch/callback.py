@@ -5,20 +5,15 @@ from __future__ import annotations
 import inspect
 import os
 import shlex
-import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -39,13 +34,15 @@ from lightning_autoresearch.executor import Executor, InlineExecutor
 from lightning_autoresearch.fold import Watcher, summarize
 from lightning_autoresearch.hypothesis import Proposer
 from lightning_autoresearch.journal import FILE_NAME
-from lightning_autoresearch.live import Build, LiveTask, OwnParameters, changed
+from lightning_autoresearch.live import Build, LiveTask, changed
 from lightning_autoresearch.runner import Halted, cuda_in_use, isolated, run_job
 from lightning_autoresearch.source import Settings
 from lightning_autoresearch.space import apply_overrides
 from lightning_autoresearch.spec import Spec, load_live_spec
+from lightning_autoresearch.stopping import Stop, ignored, requeue_signal, stopping
 from lightning_autoresearch.study import Study
 from lightning_autoresearch.summary import StudySummary
+from lightning_autoresearch.trainers import OwnParameters
 from lightning_autoresearch.trial import Job, TrialResult, TrialStatus
 from lightning_autoresearch.trials import Asked, OwnFits
 from lightning_autoresearch.view import LiveView, PlainView, closing_text, say, view_for
@@ -238,7 +235,7 @@ class AutoResearch(pl.Callback):
         with isolate_rng(include_cuda=cuda_in_use()):
             if several or asked == "process":
                 return self._research_by_crew(trainer, live, spec)
-            stop = _Stop(requeue=_requeue_signal(trainer))
+            stop = Stop(requeue=requeue_signal(trainer))
             executor = InlineExecutor(run=partial(_run_live, live, stop))
             return self._study(spec, executor, stop, live=live)
 
@@ -248,10 +245,10 @@ class AutoResearch(pl.Callback):
         key = spec.scientist.key_variable if spec.scientist else None
         drop = (key,) if key else ()
         if not trainer.is_global_zero:
-            with _ignored(_requeue_signal(trainer)):
+            with ignored(requeue_signal(trainer)):
                 message = follow(post, ranks=ranks, study=self.folder, drop=drop)
         else:
-            stop = _Stop(requeue=_requeue_signal(trainer))
+            stop = Stop(requeue=requeue_signal(trainer))
             crew = Crew(post, ranks=ranks, study=self.folder, drop=drop, interrupted=lambda: stop.asked)
             message = {"error": "rank zero ended without a word"}
             try:
@@ -267,13 +264,13 @@ class AutoResearch(pl.Callback):
         task: dict[str, Any] = message["task"]
         return task
 
-    def _study(self, spec: Spec, executor: Executor, stop: _Stop, *, live: LiveTask) -> dict[str, Any]:
+    def _study(self, spec: Spec, executor: Executor, stop: Stop, *, live: LiveTask) -> dict[str, Any]:
         """Run the study on this process, which is rank zero's."""
         if not self._ended():
             live.check()
         with view_for(sys.stdout) as view:
             study = self._make_study(spec, view, executor)
-            with _signals(stop, study):
+            with stopping(stop, study.interrupt):
                 summary = self.summary = study.run()
             view.update(summary)
         say(closing_text(summary))
@@ -305,64 +302,11 @@ class AutoResearch(pl.Callback):
     def _serve(self, place: Mapping[str, Any], trainer: pl.Trainer) -> None:
         """Run trials instead of the fit, until this process is ended."""
         live = LiveTask(trainer, build=self._build, without=self._without)
-        with _ignored(_requeue_signal(trainer)):
-            serve(place, partial(_run_live, live, _Stop()))
+        with ignored(requeue_signal(trainer)):
+            serve(place, partial(_run_live, live, Stop()))
 
 
-class _Stop:
-    """Whether somebody asked to stop, and how.
-
-    Args:
-        requeue: the signal by which SLURM announces the end of the job's time, where Lightning would requeue the job.
-    """
-
-    def __init__(self, requeue: int | None = None) -> None:
-        self.requeue = requeue
-        self.signal: int | None = None
-
-    @property
-    def asked(self) -> bool:
-        """Whether somebody did."""
-        return self.signal is not None
-
-    def act(self) -> None:
-        """End the program as the signal would have."""
-        if self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.signal == self.requeue:
-            _requeue_job()
-            raise SystemExit(0)
-        raise SystemExit(128 + int(self.signal or 0))
-
-
-def _requeue_signal(trainer: pl.Trainer) -> int | None:
-    environment = trainer._accelerator_connector.cluster_environment
-    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
-        return environment.requeue_signal or signal.SIGUSR1
-    return None
-
-
-def _requeue_job() -> None:
-    """Put the SLURM job back into the queue; the study goes on when it runs again."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-    subprocess.run(["scontrol", "requeue", job], check=False)
-
-
-@contextmanager
-def _ignored(number: int | None) -> Iterator[None]:
-    """Leave a signal to another process."""
-    if number is None:
-        yield
-        return
-    usual = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, usual)
-
-
-def _run_live(live: LiveTask, stop: _Stop, job: Job, folder: Path) -> TrialResult:
+def _run_live(live: LiveTask, stop: Stop, job: Job, folder: Path) -> TrialResult:
     """One trial in this process."""
     deadline = time.monotonic() + job.timeout_seconds
 
@@ -373,30 +317,6 @@ def _run_live(live: LiveTask, stop: _Stop, job: Job, folder: Path) -> TrialResul
             raise Halted(TrialStatus.TIMED_OUT, f"took longer than {job.timeout_seconds:g} s")
 
     return run_job(job, folder, make=live.training, halt=halt, search_path=())
-
-
-@contextmanager
-def _signals(stop: _Stop, study: Study) -> Iterator[None]:
-    """First Ctrl-C, SIGTERM or SLURM's signal: stop the study after a clean write; the second has its usual effect."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, *([stop.requeue] if stop.requeue else []))
-    usual = {number: signal.getsignal(number) for number in numbers}
-
-    def handle(number: int, _: object) -> None:
-        again: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-        signal.signal(number, again.get(number, signal.SIG_IGN))
-        stop.signal = number
-        study.interrupt()
-
-    for number in usual:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
 
 
 def _refuse(trainer: Any) -> None:

@@ -19,11 +19,11 @@ from lightning_autoresearch import supervisor
 from lightning_autoresearch.building import Training
 from lightning_autoresearch.codec import to_json, write_json
 from lightning_autoresearch.errors import InputError
-from lightning_autoresearch.live import settings_of, validation_data
 from lightning_autoresearch.runner import Run, cuda_in_use, same_environment
 from lightning_autoresearch.space import get_key, has_key
 from lightning_autoresearch.study import Study
 from lightning_autoresearch.summary import StudySummary
+from lightning_autoresearch.trainers import settings_of, validation_data
 from lightning_autoresearch.trial import Job, TrialResult, digest_of
 
 
