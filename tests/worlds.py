@@ -89,7 +89,7 @@ class World:
         self.on_submit(len(self.submitted))
         self.taken.add(folder)
         self.peak = max(self.peak, len(self.taken))
-        write_json(folder / "outcome.json", to_json(self.result(job)))
+        write_json(folder / "outcome.json", to_json(self.result(job)), survives="crash")
 
     def result(self, job: Job) -> TrialResult:
         status = self.fails(job)
