@@ -330,16 +330,6 @@ def test_a_module_that_cannot_be_preloaded_is_the_executors_failure(tmp_path: Pa
             await_outcome(executor, tmp_path)
 
 
-def test_closing_ends_what_runs(tmp_path: Path) -> None:
-    with ProcessExecutor(search_path=(TESTS,)) as executor:
-        executor.submit(slow(10_000, model="tasks.Witness"), tmp_path)
-        pid = await_file(tmp_path / "seen.json")["pid"]
-    assert not psutil.pid_exists(pid)
-    outcome = supervisor.outcome_of(tmp_path)
-    assert outcome is not None
-    assert outcome.status is TrialStatus.CANCELLED
-
-
 @linux_only
 def test_a_trial_whose_supervisor_is_killed_dies_with_it_and_is_lost(warm: ProcessExecutor, tmp_path: Path) -> None:
     warm.submit(slow(10_000, model="tasks.Witness"), tmp_path)
@@ -512,7 +502,7 @@ def test_gpus_that_are_not_there_are_said_so_before_anything_starts(monkeypatch:
 def test_a_leased_card_binds_the_trial_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with ProcessExecutor(slots=2, search_path=(TESTS,), lease_seconds=0.1) as executor:
+    with ProcessExecutor(slots=2, search_path=(TESTS,), lease_seconds=0.1, start="exec") as executor:
         folders = [tmp_path / "a", tmp_path / "b"]
         for folder in folders:
             executor.submit(make_job({"trainer.accelerator": "auto"}), folder)
@@ -524,3 +514,14 @@ def test_a_leased_card_binds_the_trial_to_it(tmp_path: Path, monkeypatch: pytest
     assert [launch["cards"] for launch in launches] == [["5"], ["7"]]
     assert [job["task"]["trainer"]["accelerator"] for job in jobs] == ["gpu", "gpu"]
     assert [job["task"]["trainer"]["devices"] for job in jobs] == [1, 1]
+
+
+def test_closing_ends_what_runs(warm: ProcessExecutor, tmp_path: Path) -> None:
+    """The last one in this module, since whoever comes after it waits for another server."""
+    warm.submit(slow(10_000, model="tasks.Witness"), tmp_path)
+    pid = await_file(tmp_path / "seen.json")["pid"]
+    warm.close()
+    assert not psutil.pid_exists(pid)
+    outcome = supervisor.outcome_of(tmp_path)
+    assert outcome is not None
+    assert outcome.status is TrialStatus.CANCELLED
