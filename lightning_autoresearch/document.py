@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -89,7 +90,7 @@ def parse(text: str, *, file: str = "<spec>") -> Document:
     Raises:
         SpecError: the text breaks a rule; every fault that can be found is named.
     """
-    root = _read(text, file=file)
+    root = _read(text, file)
     if not isinstance(root, yaml.MappingNode):
         what = f"the top level is {_kind(root)}, not a map"
         raise SpecError([_fault(root.start_mark, what, "write `key: value` lines", file=file)])
@@ -102,10 +103,12 @@ def parse_value(text: str, *, file: str = "<value>") -> Any:
     Raises:
         SpecError: the text breaks a rule; every fault that can be found is named.
     """
-    return _plain(_read(text, file=file))
+    return _plain(_read(text, file))
 
 
-def _read(text: str, *, file: str) -> yaml.Node:
+@lru_cache(maxsize=4)
+def _read(text: str, file: str) -> yaml.Node:
+    """The nodes of a text, which nobody changes; kept, because a text is mostly read again right after."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         what = f"the text is larger than {MAX_BYTES / 1e6:g} MB"
         raise SpecError([Fault(pointer="", what=what, mend="a spec is small; move data out of it", file=file)])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -237,12 +238,18 @@ def smallest_resolvable_gain(
     """
     if not pool.degrees:
         raise ValueError("the smallest resolvable gain needs a calibrated pool, and this one is empty")
+    standardised = _resolvable_standardised(pool.credited().degrees, level_alpha, max_pairs, tau, power)
+    return standardised * pool.sd if math.isfinite(standardised) else math.inf
+
+
+@lru_cache(maxsize=64)
+def _resolvable_standardised(degrees: float, level_alpha: float, max_pairs: int, tau: float, power: float) -> float:
+    """The same in standard deviations of a gain; it is asked for after every gate, with few different arguments."""
     import numpy as np  # late, as above
 
     noise = np.random.default_rng(0).standard_normal((_PATHS, max_pairs))
-    needed = _needed_gains(noise, degrees=pool.credited().degrees, level_alpha=level_alpha, tau=tau)
-    standardised = float(np.quantile(needed, power, method="higher"))
-    return standardised * pool.sd if math.isfinite(standardised) else math.inf
+    needed = _needed_gains(noise, degrees=degrees, level_alpha=level_alpha, tau=tau)
+    return float(np.quantile(needed, power, method="higher"))
 
 
 def _needed_gains(noise: NDArray[np.float64], *, degrees: float, level_alpha: float, tau: float) -> NDArray[np.float64]:

@@ -36,6 +36,7 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket = ours
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the server)
+        self._asked = False
         arguments = json.dumps({"socket": theirs.fileno(), "path": list(search_path), "preload": list(preload)})
         with theirs:
             self._process = subprocess.Popen(
@@ -57,6 +58,7 @@ class ForkServer:
         Raises:
             ExecutorError: the server is gone; the message has the end of its log.
         """
+        self._asked = True
         message = str(folder).encode()
         if len(message) > _MESSAGE_BYTES:
             raise ExecutorError(f"the path of the trial's folder is too long: {folder}")
@@ -83,6 +85,8 @@ class ForkServer:
     def close(self) -> None:
         """End the server; trials that run go on."""
         self._socket.close()
+        if not self._asked:  # it may still import, for nobody
+            self._process.kill()
         try:
             self._process.wait(_GOODBYE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -136,15 +140,17 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     sys.argv = sys.argv[:1]
     sys.path[:0] = given["path"]
+    gc.disable()  # imports make little garbage, and much to look through
+    for module in given["preload"]:  # first, so that one which is not there is told at once
+        importlib.import_module(module)
     from lightning_autoresearch import codec, runner, supervisor
     from lightning_autoresearch.trial import Job, TrialResult
 
-    for module in given["preload"]:
-        importlib.import_module(module)
     runner.warm_up()
     codec.warm_up(Job, TrialResult, supervisor.Launch, supervisor.ProcessIdentity)
     gc.collect()
     gc.freeze()  # children would copy every page that their collector touches
+    gc.enable()
     serve(socket.socket(fileno=given["socket"]))
     os._exit(0)
 

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +111,22 @@ def folder(tmp_path):
     return Folder(tmp_path)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A study that nobody disturbed, as it was when it had ended."""
+
+    folder: Folder
+    fitted: subprocess.CompletedProcess[str]
+    status: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = Folder(tmp_path_factory.mktemp("finished"))
+    fitted = folder.run("fit", "spec.yaml")
+    return Finished(folder, fitted, folder.status())
+
+
 def left_over(path):
     """Command lines of processes that still work in a folder."""
     found = []
@@ -124,11 +142,10 @@ def left_over(path):
 
 
 @pytest.mark.slow
-def test_fit_status_report_and_adopt_as_a_user_would(folder):
-    done = folder.run("fit", "spec.yaml")
+def test_fit_status_report_and_adopt_as_a_user_would(finished):
+    folder, done, status = finished.folder, finished.fitted, finished.status
     assert done.returncode == 0, done.stderr
     assert "Confirmed gain" in done.stdout
-    status = folder.status()
     from jsonschema import Draft202012Validator
 
     Draft202012Validator(json.loads(resource("schemas", "status.schema.json").read_text())).validate(status)
@@ -158,10 +175,8 @@ def test_fit_status_report_and_adopt_as_a_user_would(folder):
 
 
 @pytest.mark.slow
-def test_kill_9_of_the_whole_group_at_random_moments_loses_no_trial_and_runs_none_twice(folder):
-    (folder.path / "whole").mkdir()
-    whole = Folder(folder.path / "whole")
-    assert whole.run("fit", "spec.yaml").returncode == 0
+def test_kill_9_of_the_whole_group_at_random_moments_loses_no_trial_and_runs_none_twice(folder, finished):
+    assert finished.fitted.returncode == 0, finished.fitted.stderr
     rng = random.Random(3)
     folder.environment["STEP_SECONDS"] = "0.2"  # long enough that it is not done before the last kill
     for _ in range(12):
@@ -177,7 +192,7 @@ def test_kill_9_of_the_whole_group_at_random_moments_loses_no_trial_and_runs_non
     for kind in ("trial_started", "trial_finished"):
         assert max(Counter(entry.key for entry in entries if entry.kind == kind).values()) == 1
     assert max(Counter(folder.marks("end")).values()) == 1
-    mine, its = folder.status(), whole.status()
+    mine, its = folder.status(), finished.status
     for key in ("hypotheses", "gates", "incumbent", "confirmed_gain", "revision", "reason", "trials"):
         assert mine[key] == its[key]
     assert left_over(folder.path) == []
@@ -225,7 +240,8 @@ def faulty_spec(case):
     }[case]
     spec = SPEC.replace("{class_path: marked.Marked, init_args: {lr: 0.002, momentum: 0.0, width: 0}}", model)
     spec = spec.replace("  model.init_args.momentum: {type: float, low: 0.0, high: 0.9}\n", "")
-    return spec.replace("timeout_seconds: 60", "timeout_seconds: 8, memory_gb: 1.2")
+    seconds = 2 if case == "hang" else 8
+    return spec.replace("timeout_seconds: 60", f"timeout_seconds: {seconds}, memory_gb: 1.2")
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from lightning_autoresearch.evidence import (
     LARGEST_T,
     SINGLE_TAU,
     NoisePool,
+    _resolvable_standardised,
     e_value,
     half_width,
     smallest_resolvable_gain,
@@ -321,9 +322,11 @@ def test_a_level_that_is_no_probability_is_refused(level: float) -> None:
 
 
 def test_the_smallest_resolvable_gain_is_the_same_every_time_and_scales_with_the_noise() -> None:
-    one, again, scaled = (
-        smallest_resolvable_gain(pool=pool_of(sd), level_alpha=1 / 85, max_pairs=10, tau=2.0) for sd in (1.0, 1.0, 0.01)
-    )
+    def gain(sd: float) -> float:
+        _resolvable_standardised.cache_clear()
+        return smallest_resolvable_gain(pool=pool_of(sd), level_alpha=1 / 85, max_pairs=10, tau=2.0)
+
+    one, again, scaled = gain(1.0), gain(1.0), gain(0.01)
     assert one == again
     assert scaled == pytest.approx(0.01 * one)
 

@@ -13,7 +13,7 @@ from lightning_autoresearch.replay import ReplayChat, UnseenPrompt, prompts_of
 from lightning_autoresearch.spec import Budget, Price, ScientistSettings, parse_spec
 from lightning_autoresearch.study import Study
 from tests.scientists import WITH_SCIENTIST, Expert
-from tests.worlds import SPEC, World
+from tests.worlds import SPEC, World, quicken
 
 SETTINGS = ScientistSettings(model="m", max_tokens=100)
 PRICE = Price(input_usd_per_million_tokens=1.0, output_usd_per_million_tokens=10.0)
@@ -128,7 +128,7 @@ def test_it_goes_under_the_name_of_the_model_that_answered(tmp_path):
 
 
 def test_a_study_whose_trainings_take_another_time_is_replayed(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_autoresearch.study.write_report", lambda summary, path: path.write_text("report"))
+    quicken(monkeypatch)
 
     class Machine(World):
         seconds = 0.42

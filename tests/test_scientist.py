@@ -22,16 +22,15 @@ from lightning_autoresearch.spec import parse_spec
 from lightning_autoresearch.status import status_json
 from lightning_autoresearch.study import Study
 from tests.scientists import WITH_SCIENTIST, Expert, answered, idea, op, reply, setting
-from tests.worlds import SPEC, World, flat, loss
+from tests.worlds import SPEC, World, flat, loss, quicken
 
 TEXT = SPEC + WITH_SCIENTIST
 DEAD = ChatReply(outcome=Outcome.DISCONNECTED, detail="connection refused", may_cost=False)
 
 
 @pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    """The report has tests of its own and costs half a second."""
-    monkeypatch.setattr("lightning_autoresearch.study.write_report", lambda summary, path: path.write_text("report"))
+def quick(monkeypatch):
+    quicken(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

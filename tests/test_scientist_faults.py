@@ -16,7 +16,7 @@ from lightning_autoresearch.study import Study
 from tests import faults
 from tests.faults import FaultServer
 from tests.scientists import idea, op, reply
-from tests.worlds import SPEC, World
+from tests.worlds import SPEC, World, quicken
 
 DEADLINE_SECONDS = 0.6
 TRIALS = 36
@@ -83,7 +83,7 @@ FAULTS = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("lightning_autoresearch.study.write_report", lambda summary, path: path.write_text("report"))
+    quicken(monkeypatch)
     monkeypatch.setattr("lightning_autoresearch.asking.BACKOFF_SECONDS", 0.001)
 
 

@@ -17,13 +17,12 @@ from lightning_autoresearch.journal import FILE_NAME, Journal, read_journal
 from lightning_autoresearch.spec import parse_spec
 from lightning_autoresearch.study import Study, make_job
 from lightning_autoresearch.trial import Purpose, TrialStatus
-from tests.worlds import SPEC, World, flat, loss
+from tests.worlds import SPEC, World, flat, loss, quicken
 
 
 @pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    """The report has tests of its own and costs half a second."""
-    monkeypatch.setattr("lightning_autoresearch.study.write_report", lambda summary, path: path.write_text("report"))
+def quick(monkeypatch):
+    quicken(monkeypatch)
 
 
 def spec_of(text=SPEC, **overrides):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lightning_autoresearch.codec import from_json, read_json, to_json, write_json
 from lightning_autoresearch.space import get_key
 from lightning_autoresearch.trial import Job, TrialResult, TrialStatus, digest_of
@@ -40,6 +42,15 @@ execution: {executor: inline, slots: 2}
 """
 
 Truth = Callable[[Mapping[str, Any]], float]
+
+
+def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies without their report, which has tests of its own, and without waiting for the disk at every entry.
+
+    What a study without power keeps is not shown by any test; what a killed one keeps does not depend on the disk.
+    """
+    monkeypatch.setattr("lightning_autoresearch.study.write_report", lambda summary, path: path.write_text("report"))
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 def loss(task: Mapping[str, Any]) -> float:
@@ -89,7 +100,7 @@ class World:
         self.on_submit(len(self.submitted))
         self.taken.add(folder)
         self.peak = max(self.peak, len(self.taken))
-        write_json(folder / "outcome.json", to_json(self.result(job)))
+        write_json(folder / "outcome.json", to_json(self.result(job)), survives="crash")
 
     def result(self, job: Job) -> TrialResult:
         status = self.fails(job)

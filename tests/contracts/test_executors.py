@@ -344,16 +344,6 @@ def test_a_module_that_cannot_be_preloaded_is_the_executors_failure(tmp_path: Pa
             await_outcome(executor, tmp_path)
 
 
-def test_closing_ends_what_runs(tmp_path: Path) -> None:
-    with ProcessExecutor(search_path=(TESTS,)) as executor:
-        executor.submit(slow(10_000, model="tasks.Witness"), tmp_path)
-        pid = await_file(tmp_path / "seen.json")["pid"]
-    assert not psutil.pid_exists(pid)
-    outcome = supervisor.outcome_of(tmp_path)
-    assert outcome is not None
-    assert outcome.status is TrialStatus.CANCELLED
-
-
 @linux_only
 def test_a_trial_whose_supervisor_is_killed_dies_with_it_and_is_lost(warm: ProcessExecutor, tmp_path: Path) -> None:
     warm.submit(slow(10_000, model="tasks.Witness"), tmp_path)
@@ -392,59 +382,63 @@ from lightning_autoresearch.codec import from_json, read_json
 from lightning_autoresearch.executor import ProcessExecutor
 from lightning_autoresearch.trial import Job
 folder = Path(sys.argv[1])
-executor = ProcessExecutor(search_path=(sys.argv[2],))
-executor.submit(from_json(read_json(folder / "wanted.json"), Job), folder / "trial")
+executor = ProcessExecutor(slots=3, search_path=(sys.argv[2],))
+job = from_json(read_json(folder / "wanted.json"), Job)
+for name in ("adopted", "alone", "cancelled"):
+    executor.submit(job, folder / name)
 time.sleep(600)
 """
 
 
-@contextlib.contextmanager
-def controller(folder: Path, job: Job) -> Iterator[subprocess.Popen[bytes]]:
-    """A controller in a session of its own that submits the job and is killed, with all of its group, at the end."""
-    write_json(folder / "wanted.json", to_json(job))
+@pytest.fixture(scope="module")
+def orphans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Trials of a controller in a session of its own that was killed with all of its group; they wait for a file."""
+    folder = tmp_path_factory.mktemp("orphans")
+    trials = [folder / name for name in ("adopted", "alone", "cancelled")]
+    write_json(folder / "wanted.json", to_json(slow(3, model="tasks.Waiting")))
     process = subprocess.Popen([sys.executable, "-c", CONTROLLER, str(folder), TESTS], start_new_session=True)
     try:
-        yield process
+        for trial in trials:
+            await_file(trial / "seen.json")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    yield folder
+    for trial in trials:
+        (trial / "cancel").touch()
 
 
 @pytest.mark.slow
 @linux_only
-def test_a_trial_outlives_its_killed_controller_and_is_adopted(tmp_path: Path) -> None:
-    trial = tmp_path / "trial"
-    with controller(tmp_path, slow(30, model="tasks.Witness")):
-        await_file(trial / "seen.json")
+def test_a_trial_outlives_its_killed_controller_and_is_adopted(orphans: Path) -> None:
+    trial = orphans / "adopted"
     with ProcessExecutor() as executor:
         assert executor.outcome(trial) is None
         assert executor.adopt(trial)
         assert executor.capacity() == 0
         with pytest.raises(ExecutorError, match="all 1 slots are taken"):
             executor.submit(make_job(), trial)
+        (trial / "go").touch()
         result = await_outcome(executor, trial)
         assert executor.capacity() == 1
     assert result.status is TrialStatus.FINISHED, result
-    assert result.steps == 30
+    assert result.steps == 3
     assert (trial / "runs.txt").read_text() == "once\n"
 
 
 @pytest.mark.slow
 @linux_only
-def test_a_trial_that_nobody_adopts_still_writes_its_outcome(tmp_path: Path) -> None:
-    with controller(tmp_path, slow(10, model="tasks.Witness")):
-        await_file(tmp_path / "trial" / "seen.json")
-    outcome = from_json(await_file(tmp_path / "trial" / "outcome.json"), TrialResult)
+def test_a_trial_that_nobody_adopts_still_writes_its_outcome(orphans: Path) -> None:
+    (orphans / "alone" / "go").touch()
+    outcome = from_json(await_file(orphans / "alone" / "outcome.json"), TrialResult)
     assert outcome.status is TrialStatus.FINISHED
 
 
 @pytest.mark.slow
 @linux_only
-def test_an_adopted_trial_can_be_cancelled(tmp_path: Path) -> None:
-    trial = tmp_path / "trial"
-    with controller(tmp_path, slow(10_000, model="tasks.Witness")):
-        await_file(trial / "seen.json")
+def test_an_adopted_trial_can_be_cancelled(orphans: Path) -> None:
+    trial = orphans / "cancelled"
     with ProcessExecutor() as executor:
         assert executor.adopt(trial)
         executor.cancel(trial)
@@ -522,7 +516,7 @@ def test_gpus_that_are_not_there_are_said_so_before_anything_starts(monkeypatch:
 def test_a_leased_card_binds_the_trial_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with ProcessExecutor(slots=2, search_path=(TESTS,), lease_seconds=0.1) as executor:
+    with ProcessExecutor(slots=2, search_path=(TESTS,), lease_seconds=0.1, start="exec") as executor:
         folders = [tmp_path / "a", tmp_path / "b"]
         for folder in folders:
             executor.submit(make_job({"trainer.accelerator": "auto"}), folder)
@@ -534,3 +528,14 @@ def test_a_leased_card_binds_the_trial_to_it(tmp_path: Path, monkeypatch: pytest
     assert [launch["cards"] for launch in launches] == [["5"], ["7"]]
     assert [job["task"]["trainer"]["accelerator"] for job in jobs] == ["gpu", "gpu"]
     assert [job["task"]["trainer"]["devices"] for job in jobs] == [1, 1]
+
+
+def test_closing_ends_what_runs(warm: ProcessExecutor, tmp_path: Path) -> None:
+    """The last one in this module, since whoever comes after it waits for another server."""
+    warm.submit(slow(10_000, model="tasks.Witness"), tmp_path)
+    pid = await_file(tmp_path / "seen.json")["pid"]
+    warm.close()
+    assert not psutil.pid_exists(pid)
+    outcome = supervisor.outcome_of(tmp_path)
+    assert outcome is not None
+    assert outcome.status is TrialStatus.CANCELLED
