@@ -79,6 +79,9 @@ class Net(pl.LightningModule):
     def fault_memory(self) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
+    def fault_memory_of_the_card(self) -> None:
+        torch.empty(1 << 50, device=self.device)
+
     def fault_nan(self) -> None:
         """The objective is NaN, see above."""
 
@@ -119,7 +122,7 @@ class Says:
 
     Args:
         overrides: what the hypotheses set.
-        seconds: how long it thinks before each answer.
+        seconds: how long it thinks before its first answer.
     """
 
     def __init__(self, *overrides: Mapping[str, Value], seconds: float = 0.0):
@@ -128,6 +131,7 @@ class Says:
 
     def propose(self, briefing: Briefing) -> Proposal:
         time.sleep(self.seconds)
+        self.seconds = 0.0
         new = [one for one in self.overrides if canonical({**briefing.branch, **one}) not in briefing.tried]
         hypotheses = tuple(
             Hypothesis(

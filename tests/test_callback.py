@@ -269,6 +269,19 @@ def test_a_trial_beyond_its_time_is_ended_at_the_next_batch(folder: Path) -> Non
     assert "timed_out" in statuses()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_card_trials_leave_its_memory_and_random_state_as_they_were(folder: Path) -> None:
+    (folder / "spec.yaml").write_text(FAULTS.replace("memory,", "memory_of_the_card,"))
+    card = {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"}
+    plain = fit(**card)
+    used = torch.cuda.memory_allocated()
+    trainer = fit(research({"model.fault": "memory_of_the_card"}), **card)
+    assert "out_of_memory" in statuses()
+    assert outcome(trainer) == outcome(plain)
+    assert torch.cuda.memory_allocated() <= 2 * used + (1 << 20)
+
+
 # -- what it refuses -------------------------------------------------------------------------------------------------
 
 
