@@ -107,10 +107,10 @@ class AutoResearch(pl.Callback):
         self.values: Mapping[str, Any] = {}
         self._limits: tuple[Any, Any] | None = None
         self._replaced: list[torch.nn.Parameter] = []
-        place = place_of_worker()
-        if place is not None and Path(place["study"]) == self.folder.resolve():
-            end_with_parent(place)
-            _take_over(self, partial(self._serve, place))
+        self._place = place_of_worker()
+        if self._place is not None and self._is_for(self._place):
+            end_with_parent(self._place)
+            _take_over(self, self._serve)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Do the research, and put what was confirmed into the objects of the fit that is about to begin.
@@ -209,6 +209,8 @@ class AutoResearch(pl.Callback):
             return f"because the fit goes on from {checkpoint}"
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return "because the Trainer has fast_dev_run"
+        if self._place is not None:
+            return "because this is a worker of another study"
         return "" if self._spec.trials else "because budget.trials is 0"
 
     def _known_winner(self, spec: Spec) -> dict[str, Any]:
@@ -299,11 +301,15 @@ class AutoResearch(pl.Callback):
 
     # -- the worker --------------------------------------------------------------------------------------------------
 
-    def _serve(self, place: Mapping[str, Any], trainer: pl.Trainer) -> None:
+    def _is_for(self, place: Mapping[str, Any]) -> bool:
+        return Path(place["study"]) == self.folder.resolve()
+
+    def _serve(self, trainer: pl.Trainer) -> None:
         """Run trials instead of the fit, until this process is ended."""
+        assert self._place is not None
         live = LiveTask(trainer, build=self._build, without=self._without)
         with ignored(requeue_signal(trainer)):
-            serve(place, partial(_run_live, live, Stop()))
+            serve(self._place, partial(_run_live, live, Stop()))
 
 
 def _run_live(live: LiveTask, stop: Stop, job: Job, folder: Path) -> TrialResult:
