@@ -207,7 +207,7 @@ class Crew:
     def outcome(self, folder: Path) -> TrialResult | None:
         """How the folder's trial ended."""
         if folder == self._folder and (result := self._look()):
-            write_json(folder / "outcome.json", to_json(result))
+            write_json(folder / "outcome.json", to_json(result), survives="crash")
             self._job = self._folder = None
             if result.status is not TrialStatus.FINISHED:
                 self._stop()

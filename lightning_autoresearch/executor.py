@@ -134,8 +134,8 @@ class InlineExecutor:
     def submit(self, job: Job, folder: Path) -> None:
         """Run the job to its end."""
         _prepare_folder(folder)
-        write_json(folder / "job.json", to_json(job))
-        write_json(folder / "outcome.json", to_json(self._run(job, folder)))
+        write_json(folder / "job.json", to_json(job), survives="crash")
+        write_json(folder / "outcome.json", to_json(self._run(job, folder)), survives="crash")  # the journal follows
 
     def _run_config(self, job: Job, folder: Path) -> TrialResult:
         from lightning_autoresearch.runner import run_job

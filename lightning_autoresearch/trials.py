@@ -73,7 +73,7 @@ class HandOver:
 
     def tell(self, folder: Path, result: TrialResult) -> None:
         """Take the outcome of a job that was handed over."""
-        write_json(folder / "outcome.json", to_json(result))
+        write_json(folder / "outcome.json", to_json(result), survives="crash")
         self._told.set()
 
     def outcome(self, folder: Path) -> TrialResult | None:
