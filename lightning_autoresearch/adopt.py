@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning_autoresearch.errors import InputError
 from lightning_autoresearch.fold import summarize
+from lightning_autoresearch.wording import is_program
 
 
 def adopt(folder: Path, *, to: Path | None = None) -> str:
@@ -40,7 +41,10 @@ def adopt(folder: Path, *, to: Path | None = None) -> str:
     draft.write_bytes(revised.read_bytes())
     draft.chmod(target.stat().st_mode)
     draft.replace(target)
-    return (
-        f"{target} is now revision {latest} of study {summary.name}; the text before is {original}\n"
-        f"to search on from it: lightning-autoresearch fit {target} --study {folder}-next"
-    )
+    done = f"{target} is now revision {latest} of study {summary.name}; the text before is {original}\n"
+    if is_program(summary):
+        return (
+            f"{done}to train with it: AutoResearch({str(target)!r}, overrides=['budget.trials=0'])\n"
+            f"to search on from it: AutoResearch({str(target)!r}, study={f'{folder}-next'!r})"
+        )
+    return f"{done}to search on from it: lightning-autoresearch fit {target} --study {folder}-next"

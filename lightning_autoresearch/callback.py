@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-import shlex
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from lightning_autoresearch.fold import Watcher, summarize
 from lightning_autoresearch.hypothesis import Proposer
 from lightning_autoresearch.journal import FILE_NAME
 from lightning_autoresearch.live import Build, LiveTask, changed
+from lightning_autoresearch.redaction import without_secret_arguments
 from lightning_autoresearch.runner import Halted, cuda_in_use, isolated, run_job
 from lightning_autoresearch.source import Settings
 from lightning_autoresearch.space import apply_overrides
@@ -71,7 +72,8 @@ class AutoResearch(pl.Callback):
 
     Attributes:
         summary: the study's summary once the research is over, on rank zero; None before, and where there was none.
-        values: dotted keys and values that were put into the program's objects; empty where they were left as they are.
+        values: dotted keys and values that were confirmed and differ from the program's; empty where there are none.
+        task: all values with those in their places, in sections: `Net(**callback.task["model"])`.
 
     Raises:
         SpecError: the spec is not valid.
@@ -89,23 +91,24 @@ class AutoResearch(pl.Callback):
         study: str | os.PathLike[str] | None = None,
         build: Build | None = None,
         without: Sequence[type[pl.Callback]] = (),
-        overrides: Settings = (),
+        overrides: Settings | str = (),
         proposer: Proposer | None = None,
         chat: ChatModel | None = None,
     ) -> None:
         if mode not in ("research-then-fit", "research-only"):
             raise InputError(f"mode: {mode!r} is neither 'research-then-fit' nor 'research-only'")
-        self._spec = load_live_spec(spec, overrides=overrides)
+        self._spec = load_live_spec(spec, overrides=[overrides] if isinstance(overrides, str) else overrides)
         self.mode = mode
         self.folder = Path(study) if study is not None else Path("studies") / self._spec.name
         self._build = build
         self._without: tuple[type[pl.Callback], ...] = (AutoResearch, *without)
         self._proposer, self._chat = proposer, chat
-        self._over = False
+        self._fitted: weakref.ref[pl.LightningModule] | None = None
         self._own_fits: OwnFits | None = None
         self.summary: StudySummary | None = None
         self.values: Mapping[str, Any] = {}
-        self._limits: tuple[Any, Any] | None = None
+        self.task: Mapping[str, Any] = {}
+        self._limits: tuple[Any, ...] | None = None
         self._replaced: list[torch.nn.Parameter] = []
         self._place = place_of_worker()
         if self._place is not None and self._is_for(self._place):
@@ -121,35 +124,56 @@ class AutoResearch(pl.Callback):
             StudyMismatch: the folder holds a study of another spec, or of other values in the program.
             StudyFailed: the baseline does not train, with `mode="research-only"`.
         """
-        if stage != "fit" or self._over:
+        if stage != "fit":
             return
         _refuse(trainer)
         if self._own_fits is not None:
             self._own_fits.watch(trainer, pl_module)
             return
-        if why := self._no_research(trainer):
+        if self._fitted is not None and (self._fitted() is pl_module or self.mode == "research-only"):
+            return
+        why = self._no_research(trainer)
+        if why:
             rank_zero_info(f"AutoResearch: no research, {why}")
         live = LiveTask(trainer, build=self._build, without=self._without)
         spec = self._spec.with_task(live.task)
-        if why:
-            task = self._known_winner(spec)
-        else:
-            task = self._research(trainer, live, spec)
-        self._over = True
-        if self.mode == "research-only" and not why:
-            self._limits = trainer.limit_train_batches, trainer.num_sanity_val_steps
-            trainer.limit_train_batches = trainer.num_sanity_val_steps = 0  # Lightning then takes no step
+        task = self._known_winner(spec) if why else self._research(trainer, live, spec)
+        self.values = changed(live.task, task)
+        self._fitted = weakref.ref(pl_module)
+        self.task = task
+        if self.mode == "research-only":
+            self._block(trainer)
         elif changed(live.task, task):
-            with isolated(()):
-                pl.seed_everything(torch.initial_seed() % 2**32, workers=True, verbose=False)
-                before = list(pl_module.parameters())
-                self.values = live.put_in(task)
-                now = {id(parameter) for parameter in pl_module.parameters()}
-                self._replaced = [parameter for parameter in before if id(parameter) not in now]
-            if self._replaced:
-                self._set_up_again(trainer, pl_module)
-            lines = (f"\n  {key}: {_old(live.task, key)!r} -> {value!r}" for key, value in self.values.items())
-            rank_zero_info(f"AutoResearch: your fit begins with{''.join(lines)}")
+            self._put_in(task, live, trainer, pl_module)
+
+    def _put_in(
+        self, task: Mapping[str, Any], live: LiveTask, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
+        """Let the fit begin with the values of a task."""
+        before = list(pl_module.parameters())
+        with isolated(()):
+            pl.seed_everything(torch.initial_seed() % 2**32, workers=True, verbose=False)
+            changes = live.put_in(task)
+        now = {id(parameter) for parameter in pl_module.parameters()}
+        self._replaced = [parameter for parameter in before if id(parameter) not in now]
+        if self._replaced:
+            self._set_up_again(trainer, pl_module)
+        lines = (f"\n  {key}: {_old(live.task, key)!r} -> {value!r}" for key, value in changes.items())
+        rank_zero_info(f"AutoResearch: your fit begins with{''.join(lines)}")
+
+    def _block(self, trainer: pl.Trainer) -> None:
+        """Have the fit that has begun end without a step."""
+        loop = trainer.fit_loop
+        self._limits = trainer.num_sanity_val_steps, loop.min_epochs, loop.epoch_loop.min_steps
+        trainer.num_sanity_val_steps, loop.min_epochs, loop.epoch_loop.min_steps = 0, 0, None
+        trainer.should_stop = True
+
+    def _unblock(self, trainer: pl.Trainer) -> None:
+        if self._limits is not None:
+            loop = trainer.fit_loop
+            trainer.num_sanity_val_steps, loop.min_epochs, loop.epoch_loop.min_steps = self._limits
+            trainer.should_stop = False
+            self._limits = None
 
     def _set_up_again(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Callbacks that stand before this one have seen the model before it got the winner's values."""
@@ -168,10 +192,15 @@ class AutoResearch(pl.Callback):
         self._replaced = []
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the Trainer back as it was, after `mode="research-only"`."""
-        if stage == "fit" and self._limits is not None:
-            trainer.limit_train_batches, trainer.num_sanity_val_steps = self._limits
-            self._limits = None
+        """Take the outcome of a trial's own fit; give the Trainer back as it was, after `mode="research-only"`."""
+        if stage == "fit":
+            self._unblock(trainer)
+            if self._own_fits is not None:
+                self._own_fits.fitted()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The same: Lightning calls no `teardown` then."""
+        self._unblock(trainer)
 
     def trials(self) -> Iterator[Asked]:
         """The study's trials, to be fitted one by one by the program itself.
@@ -199,7 +228,8 @@ class AutoResearch(pl.Callback):
                 self.summary = self._own_fits.summary
         if self.summary is not None:
             say(closing_text(self.summary))
-            self.values = dict(self.summary.incumbent)
+            self.task = apply_overrides(spec.task, self.summary.incumbent)
+            self.values = changed(self.summary.base, self.summary.incumbent)
 
     # -- whether -----------------------------------------------------------------------------------------------------
 
@@ -270,6 +300,9 @@ class AutoResearch(pl.Callback):
         """Run the study on this process, which is rank zero's."""
         if not self._ended():
             live.check()
+            rank_zero_info(
+                "AutoResearch: your values are " + ", ".join(f"{key}={one!r}" for key, one in spec.base.items())
+            )
         with view_for(sys.stdout) as view:
             study = self._make_study(spec, view, executor)
             with stopping(stop, study.interrupt):
@@ -291,7 +324,7 @@ class AutoResearch(pl.Callback):
             proposer=self._proposer,
             chat=self._chat,
             executor=executor,
-            command=shlex.join(["python", *sys.argv]),
+            command=without_secret_arguments(["python", *sys.argv]),
         )
         study.listen(Watcher(view.update, folder=study.folder, interval_seconds=view.interval_seconds))
         return study

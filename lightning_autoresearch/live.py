@@ -5,7 +5,6 @@ They are read as plain data, copied or built again for trials, and changed in pl
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,14 +17,14 @@ from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixi
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_autoresearch.building import Training
+from lightning_autoresearch.comparing import difference, shared
 from lightning_autoresearch.errors import InputError, TrialError
-from lightning_autoresearch.plain import plain
+from lightning_autoresearch.plain import like, plain
 from lightning_autoresearch.rebuilding import carry_over, copied, heavy, instantiator, made_again, renew
 from lightning_autoresearch.trainers import (
     QUIET,
     copied_trainer,
     put_setting,
-    put_settings,
     settings_of,
     validation_data,
 )
@@ -84,8 +83,11 @@ class LiveTask:
         carry_over(self.model, model)
         self._without_files(model)
         fit, validate = self._data_for(_below("data", changes))
-        trainer = copied_trainer(self.trainer, model, folder, without=self._without)
-        put_settings(trainer, _below("trainer", changes))
+        trainer = copied_trainer(
+            self.trainer, model, fit.get("datamodule"), folder, without=self._without, asked=_below("model", changes)
+        )
+        for name, value in _below("trainer", changes).items():
+            put_setting(trainer, name, value)
         return Training(
             trainer=trainer, model=model, fit=fit, validate=validate, digest=partial(digest_of, dict(job.task))
         )
@@ -99,19 +101,16 @@ class LiveTask:
         if self.model._compiler_ctx is not None:
             raise InputError("a compiled model cannot be built again: call torch.compile in its configure_model()")
         with isolate_rng(include_cuda=False):
-            states = [_state(self._first_fresh(seed)) for seed in (0, 1)]
-        mine = _state(self.model)
-        if _shapes(mine) != _shapes(states[0]):
+            fresh = self._first_fresh(0), self._first_fresh(1)
+        if name := shared((self.model, *fresh)):
             raise InputError(
-                f"{self._name} has other parameters than {self._source} gives: {_difference(mine, states[0])}; "
-                f"{self._remedy}"
+                f"{self._source} gives {name} a second time instead of a new one, so a trial would train your model: "
+                "make every part anew there (copy.deepcopy of a part that is given)"
             )
-        fixed = [name for name, value in states[0].items() if torch.equal(value, states[1][name])]
-        if moved := next((name for name in fixed if not torch.equal(mine[name].cpu(), states[0][name].cpu())), None):
+        if text := difference(self.model, fresh):
             raise InputError(
-                f"the weights of {self._name} were changed since it was made ({moved} is not what {self._source} "
-                "gives), so trials would not begin where your fit does: load them in the model's __init__, "
-                "or in a function that you give as build="
+                f"{self._name} is not what {self._source} gives again: {text}. Trials would train another model than "
+                f"your fit. {self._remedy}"
             )
 
     @property
@@ -125,8 +124,11 @@ class LiveTask:
     @property
     def _remedy(self) -> str:
         if self.build:
-            return "let the defaults of build() be the values that the model was made with"
-        return "call self.save_hyperparameters() in its __init__, or give build="
+            return "Let build() do all that makes your model, with its values as defaults"
+        return (
+            "Save every argument with self.save_hyperparameters() and do the rest (loading weights, too) in __init__, "
+            "or give a function that makes the model as build="
+        )
 
     def _first_fresh(self, seed: int) -> pl.LightningModule:
         torch.manual_seed(seed)
@@ -134,12 +136,13 @@ class LiveTask:
             return self._new_model({})
         except Exception as error:
             raise InputError(
-                f"{self._name} cannot be built again by {self._source}: {type(error).__name__}: {error}; {self._remedy}"
+                f"{self._name} cannot be built again by {self._source}: {type(error).__name__}: {error}. {self._remedy}"
             ) from error
 
     def _new_model(self, changes: Mapping[str, Any]) -> pl.LightningModule:
         if self.build:
-            new = self.build(**{**_defaults(self.build), **changes})
+            defaults = _defaults(self.build)
+            new = self.build(**{**defaults, **{key: like(defaults.get(key), one) for key, one in changes.items()}})
         else:
             new = made_again(self.model, changes)
         if type(new) is not type(self.model):
@@ -168,14 +171,16 @@ class LiveTask:
         return fit | {f"val_{name}": one for name, one in validate.items()}, validate
 
     def _fresh_data(self, changes: Mapping[str, Any]) -> pl.LightningDataModule:
+        """The datamodule made again, or, where its hyperparameters are not saved, a copy that has been set up."""
         assert self.data is not None
         if self.data.hparams:
             fresh: pl.LightningDataModule = made_again(self.data, changes)
-            carry_over(self.data, fresh)
             return fresh
-        shared = {id(part): part for part in heavy(self.data.__dict__)}
-        data: pl.LightningDataModule = copied(self.data, {id(self.trainer): None, **shared})
-        return copy.copy(self.data) if data is self.data else data
+        shared_parts = {id(part): part for part in heavy(self.data.__dict__)}
+        data: pl.LightningDataModule = copied(self.data, {id(self.trainer): None, **shared_parts})
+        for name in ("prepare_data", "setup", "teardown"):  # done, in the program's own; a second time may be too much
+            setattr(data, name, lambda *_, **__: None)
+        return data
 
     # -- the winner --------------------------------------------------------------------------------------------------
 
@@ -240,25 +245,3 @@ def _defaults(build: Build) -> dict[str, Any]:
 
 
 # -- looking ---------------------------------------------------------------------------------------------------------
-
-
-def _state(model: pl.LightningModule) -> dict[str, torch.Tensor]:
-    """Parameters and buffers that have a shape already."""
-    uninitialized = (torch.nn.parameter.UninitializedParameter, torch.nn.parameter.UninitializedBuffer)
-    named = (*model.named_parameters(), *model.named_buffers())
-    return {name: value.detach() for name, value in named if not isinstance(value, uninitialized)}
-
-
-def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in state.items()}
-
-
-def _difference(mine: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> str:
-    """The first parameter in which two models differ, in words."""
-    one, other = _shapes(mine), _shapes(theirs)
-    name = next(name for name in {**one, **other} if one.get(name) != other.get(name))
-    return f"{name} is {_shape(one.get(name))} there and {_shape(other.get(name))} when built again"
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else "x".join(map(str, shape)) or "a scalar"

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_autoresearch.redaction import is_secret_name
+
 _NOTHING = object()
 
 
@@ -34,5 +36,13 @@ def _plain_value(value: Any) -> Any:
     return _NOTHING
 
 
+def like(old: Any, value: Any) -> Any:
+    """A plain value as the kind of thing that stood in its place: a member of an enumeration, a tuple."""
+    if isinstance(old, Enum):
+        return type(old)(value)
+    return tuple(value) if isinstance(old, tuple) and isinstance(value, list) else value
+
+
 def _is_key(key: Any) -> bool:
-    return isinstance(key, str) and bool(key) and "." not in key and not key.startswith("_")
+    """Whether a dotted key can name it, and it may be written down."""
+    return isinstance(key, str) and "." not in key and key[:1] not in ("", "_") and not is_secret_name(key)

@@ -9,8 +9,9 @@ and one that was encoded, split or translated before it got into the text.
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 REDACTED = "[redacted]"
@@ -127,6 +128,24 @@ def redact(text: str, *, secrets: Collection[str] = ()) -> str:
     for shape, replacement in _SHAPES:
         text = shape.sub(replacement, text)
     return text
+
+
+def without_secret_arguments(command: Sequence[str]) -> str:
+    """A command as a shell takes it, the values of options whose names look like secrets taken out.
+
+    >>> without_secret_arguments(["python", "train.py", "--hf_token=abc", "--api-key", "abc", "--lr", "0.1"])
+    "python train.py '--hf_token=[redacted]' --api-key '[redacted]' --lr 0.1"
+    """
+    kept: list[str] = []
+    hide = False
+    for one in command:
+        name, equals, _ = one.partition("=")
+        secret = is_secret_name(name) and name.startswith("-")
+        kept.append(
+            REDACTED if hide and not one.startswith("-") else f"{name}={REDACTED}" if secret and equals else one
+        )
+        hide = secret and not equals
+    return redact(shlex.join(kept))
 
 
 def plain(text: str, *, most: int) -> str:

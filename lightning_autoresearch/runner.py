@@ -118,6 +118,7 @@ class _Meter(pl.Callback):
         self.samples = 0
         self.train_seconds = 0.0
         self.validated_at: int | None = None
+        self.paused = False
         self._since: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -133,9 +134,12 @@ class _Meter(pl.Callback):
         self.halt()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._stop(trainer)
+        if not self.paused:
+            self._stop(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.paused:  # a validation of the program's own, after the trial
+            return
         if not trainer.sanity_checking:
             self.validated_at = trainer.global_step
             self._record(trainer)
@@ -216,6 +220,12 @@ class Run:
         training.trainer.callbacks = [self.meter, *callbacks]  # type: ignore[attr-defined]
         _forget_peak_memory(training.trainer)
 
+    def fitted(self) -> None:
+        """The fit has ended; whatever the program does with the Trainer before `conclude` is none of the trial's."""
+        assert self.training is not None
+        self._take_metrics(self.training.trainer)
+        self.meter.paused = True
+
     def conclude(self) -> float:
         """Validate once more where the fit stopped between two validations: it has no metric of its last step then.
 
@@ -228,7 +238,9 @@ class Run:
         """
         assert self.training is not None
         trainer = self.training.trainer
-        self._take_metrics(trainer)
+        if not self.meter.paused:
+            self._take_metrics(trainer)
+        self.meter.paused = False
         if trainer.enable_validation and self.meter.validated_at != trainer.global_step:
             trainer.validate(self.training.model, **self.training.validate, verbose=False)
             self._take_metrics(trainer)

@@ -333,19 +333,14 @@ def _is_config(node: Any) -> bool:
 
 
 def _without_ends(task: dict[str, Any], own: Any, scales: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The task without what ends the program's own fit, where every scale has an end of its own.
+    """The task without what ends the program's own fit, where every scale has another value in its place.
 
     It has no effect on any trial then, and may be another one the next time.
     """
-    if not all(_sets_an_end(scale.get("set", {})) for scale in scales):
-        return task
     kept = _merged({}, own or {}).get("trainer") or {}
-    settings = {key: value for key, value in task["trainer"].items() if key not in ENDS or key in kept}
+    everywhere = {name for name in ENDS if all(f"trainer.{name}" in scale.get("set", {}) for scale in scales)}
+    settings = {key: value for key, value in task["trainer"].items() if key not in everywhere or key in kept}
     return {**task, "trainer": settings}
-
-
-def _sets_an_end(settings: Mapping[str, Any]) -> bool:
-    return any(f"trainer.{name}" in settings for name in ENDS)
 
 
 def _merged(task: Mapping[str, Any], own: Any) -> dict[str, Any]:

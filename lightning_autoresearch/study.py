@@ -149,7 +149,8 @@ class Study:
                 f"{self.folder}: this is a study of another spec "
                 f"({_difference(created.data['spec'], self.spec.data)}); "
                 f"it began with: {created.data['command']} (the spec's text is in {self.folder}/specs/0000.yaml); "
-                "use that (with the spec as it was), or another folder with --study, for example after `adopt`"
+                "use that (with the spec as it was), or another folder with --study (in the callback study=), "
+                "for example after `adopt`"
             )
         journal.listen(self._fold)
         for listener in self._listeners:

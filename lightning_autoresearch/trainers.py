@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 
 from lightning_autoresearch.errors import TrialError
 from lightning_autoresearch.plain import plain
+from lightning_autoresearch.space import get_key, has_key
 
 QUIET = (Checkpoint, ModelSummary, ProgressBar)
 """Callbacks that a trial does without: they write files or to the terminal, and change nothing of the training."""
@@ -34,7 +35,6 @@ _ON_TRAINER = (
     "limit_val_batches",
     "val_check_interval",
 )
-_NO_END: Mapping[str, Any] = {"max_epochs": -1, "max_steps": -1}
 
 
 def settings_of(trainer: pl.Trainer) -> dict[str, Any]:
@@ -62,41 +62,43 @@ def put_setting(trainer: pl.Trainer, name: str, value: Any) -> None:
         setattr(trainer, name, value)
 
 
-def put_settings(trainer: pl.Trainer, settings: Mapping[str, Any]) -> None:
-    """Change settings of a copy; an end of the trial's own stands in for those of the program."""
-    if not settings.keys().isdisjoint(_NO_END):
-        settings = {**_NO_END, **settings}
-    for name, value in settings.items():
-        put_setting(trainer, name, value)
-
-
 def copied_trainer(
-    old: pl.Trainer, model: pl.LightningModule, folder: Path, *, without: tuple[type[pl.Callback], ...]
+    old: pl.Trainer,
+    model: pl.LightningModule,
+    data: pl.LightningDataModule | None,
+    folder: Path,
+    *,
+    without: tuple[type[pl.Callback], ...],
+    asked: Mapping[str, Any],
 ) -> pl.Trainer:
     """A Trainer as the user made hers, with loops that have not run, and nothing that writes.
 
     Args:
         old: hers, in the setup of a fit.
         model: what the copy is to fit.
+        data: its datamodule, if it has one.
         folder: stands in for folders of hers.
         without: classes of callbacks that the copy does without.
+        asked: hyperparameters that the model was given on purpose.
 
     Raises:
         TrialError: a callback cannot be copied.
     """
     loops = (old.fit_loop, old.validate_loop, old.test_loop, old.predict_loop)
     memo: dict[int, Any] = {id(loop): None for loop in loops}
-    own, data = old.lightning_module, old.datamodule  # type: ignore[attr-defined]
-    memo |= {id(own): model, id(data): None, id(old.strategy._launcher): None}
+    own, nowhere = old.lightning_module, _Nowhere(folder)
+    memo |= {id(own): model, id(old.strategy._launcher): None}
+    if old.datamodule is not None:  # type: ignore[attr-defined]
+        memo[id(old.datamodule)] = data  # type: ignore[attr-defined]
     profiler, files = old.profiler, old.strategy.checkpoint_io  # type: ignore[attr-defined]
     memo |= {id(profiler): PassThroughProfiler(), id(files): files}
-    memo |= {id(logger): None for logger in old.loggers}
+    memo |= {id(logger): nowhere for logger in old.loggers}
     callbacks = old.callbacks  # type: ignore[attr-defined]
     memo[id(callbacks)] = []
     new = copy.deepcopy(old, memo)
     copies = [_copied_callback(one, memo) for one in callbacks if not isinstance(one, without)]
-    new.callbacks = [*copies, OwnParameters(list(own.parameters()))]  # type: ignore[attr-defined]
-    new._loggers = [_Nowhere(folder)]
+    new.callbacks = [*copies, OwnParameters(list(own.parameters())), KeepsValues(asked)]  # type: ignore[attr-defined]
+    new._loggers = [nowhere]
     new._default_root_dir = str(folder)  # type: ignore[attr-defined]
     new.num_sanity_val_steps = 0
     _renew_loops(new, like=old)
@@ -129,6 +131,31 @@ class OwnParameters(pl.Callback):
                 )
 
 
+class KeepsValues(pl.Callback):
+    """Looks that a model was trained with the values that it was given, whatever ran in between.
+
+    Args:
+        asked: dotted keys of its hyperparameters, and their values.
+    """
+
+    def __init__(self, asked: Mapping[str, Any]) -> None:
+        self._asked = asked
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look, when all is done.
+
+        Raises:
+            TrialError: another value stands there now.
+        """
+        saved = plain(dict(pl_module.hparams))
+        for key, value in self._asked.items():
+            if has_key(saved, key) and (got := get_key(saved, key)) != value:
+                raise TrialError(
+                    f"{key} was set to {value!r} and is {got!r} after the trial: a callback (one that finds "
+                    "learning rates or batch sizes?) has changed it"
+                )
+
+
 class _Nowhere(DummyLogger):
     """Stands for the user's loggers in a trial: takes everything, writes nothing."""
 
@@ -139,6 +166,11 @@ class _Nowhere(DummyLogger):
     @property
     def save_dir(self) -> str:
         """The trial's folder, for code that writes beside its logs."""
+        return self._folder
+
+    @property
+    def log_dir(self) -> str:
+        """The same, as loggers that write files call it."""
         return self._folder
 
 

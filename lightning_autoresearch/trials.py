@@ -19,6 +19,8 @@ from lightning_autoresearch import supervisor
 from lightning_autoresearch.building import Training
 from lightning_autoresearch.codec import to_json, write_json
 from lightning_autoresearch.errors import InputError
+from lightning_autoresearch.live import changed
+from lightning_autoresearch.plain import plain
 from lightning_autoresearch.runner import Run, cuda_in_use, same_environment
 from lightning_autoresearch.space import get_key, has_key
 from lightning_autoresearch.study import Study
@@ -135,6 +137,11 @@ class OwnFits:
         digest = digest_of(dict(run.job.task))
         run.watch(Training(trainer=trainer, model=model, validate=validation_data(trainer), digest=lambda: digest))
 
+    def fitted(self) -> None:
+        """The fit of the trial that was handed over last has ended."""
+        if self._run is not None and self._run.training is not None:
+            self._run.fitted()
+
     def trials(self) -> Iterator[Asked]:
         """Every trial of the study, in the order in which it asks for them.
 
@@ -195,9 +202,9 @@ def _conclude(run: Run, trial: Asked) -> float:
 def _other_value(job: Job, trainer: pl.Trainer, model: pl.LightningModule) -> str:
     """Which value of a fit is not the one that was asked for, in words."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    saved: dict[str, Any] = {"model": dict(model.hparams), "trainer": settings_of(trainer)}
-    saved |= {"data": dict(data.hparams)} if data is not None else {}
-    for key, value in job.requested.items():
-        if has_key(saved, key) and (got := get_key(saved, key)) != value:
-            return f"asks for {key}: {value!r}, and its fit has {got!r}"
+    saved: dict[str, Any] = {"model": plain(dict(model.hparams)), "trainer": settings_of(trainer)}
+    saved |= {"data": plain(dict(data.hparams))} if data is not None else {}
+    for key, value in changed(saved, job.task).items():
+        if has_key(saved, key):
+            return f"asks for {key}: {value!r}, and its fit has {get_key(saved, key)!r}"
     return ""

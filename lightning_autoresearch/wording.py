@@ -395,9 +395,14 @@ def comparison_sentence(first: str, second: str, found: Difference) -> str:
 
 def resume_command(summary: StudySummary) -> str:
     """The command that goes on with this very study."""
-    return (
-        summary.command if "--study" in summary.command else f"{summary.command} --study {shlex.quote(summary.folder)}"
-    )
+    if "--study" in summary.command or is_program(summary):
+        return summary.command
+    return f"{summary.command} --study {shlex.quote(summary.folder)}"
+
+
+def is_program(summary: StudySummary) -> bool:
+    """Whether the study lives in a program of the user's, by the callback, and not in `fit`."""
+    return not summary.command.startswith("lightning-autoresearch ")
 
 
 def adopt_command(summary: StudySummary) -> str:

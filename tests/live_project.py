@@ -155,5 +155,5 @@ def quiet_trainer(**settings: Any) -> pl.Trainer:
 
 
 def weights(model: torch.nn.Module) -> bytes:
-    """All parameters, bit for bit."""
-    return b"".join(parameter.detach().numpy().tobytes() for parameter in model.parameters())
+    """All parameters and buffers, bit for bit."""
+    return b"".join(value.numpy().tobytes() for value in model.state_dict().values())
