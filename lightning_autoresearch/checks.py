@@ -374,7 +374,7 @@ def _value_faults(key: str, data: Mapping[str, Any], value: Any) -> Iterator[Fau
     elif not isinstance(domain, Categorical) and (isinstance(value, (str, bool)) or value is None):
         what, mend = (
             f"the task's value {show(value)} is not a number",
-            "write a number in the task (in the callback: give it to the Trainer, model or data), or type: categorical",
+            "write a number in the task, or type: categorical",
         )
     elif not domain.contains(value):
         relation = "is not" if isinstance(domain, Categorical) else "is outside"

@@ -302,7 +302,7 @@ class LiveSpec:
         faults = live_faults(self.source.data, own, task)
         data = {**self.source.data, "task": _without_ends(_merged(task, own or {}), own, self.source.data["scales"])}
         known = {fault.pointer for fault in faults}
-        faults += [fault for fault in faults_of(data, _schema()) if fault.pointer not in known]
+        faults += [_of_program(fault) for fault in faults_of(data, _schema()) if fault.pointer not in known]
         if faults:
             raise SpecError(map(self.source.locate, faults))
         return _spec(data, text=self.text, path=self.path, live=True)
@@ -326,6 +326,12 @@ def load_live_spec(path: str | os.PathLike[str], *, overrides: Settings = ()) ->
     if faults:
         raise SpecError(faults)
     return LiveSpec(source=source, text=text, path=Path(path))
+
+
+def _of_program(fault: Fault) -> Fault:
+    """A fault in words for a task that is no text."""
+    mend = fault.mend.replace("write a number in the task", "give one to the Trainer, model or data")
+    return dataclasses.replace(fault, mend=mend)
 
 
 def _is_config(node: Any) -> bool:

@@ -294,6 +294,7 @@ def test_on_a_card_trials_leave_its_memory_and_random_state_as_they_were(folder:
         ("  model.lr:", "  data.batch_size:", "have no 'data.batch_size'; the data saves no hyperparameters"),
         ("trainer.max_steps", "trainer.precision", "have no 'trainer.precision'; there are: trainer.accumulate"),
         ("low: 0.0001", "low: 0.02", "the task's value 0.01 is outside"),
+        ("  model.lr:", "  trainer.gradient_clip_val:", "null is not a number; give one to the Trainer, model or data"),
         ("name: live", "name: live\ntask: {model: {depth: 2}}", "have no 'model.depth'; did you mean 'model.width'"),
     ],
 )
