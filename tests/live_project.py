@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_autoresearch.hypothesis import Briefing, Hypothesis, Prediction, Proposal
-from lightning_autoresearch.space import Value, canonical
+from lightning_autoresearch.space import Value
 
 SPEC = """\
 version: 1
@@ -132,7 +132,8 @@ class Says:
     def propose(self, briefing: Briefing) -> Proposal:
         time.sleep(self.seconds)
         self.seconds = 0.0
-        new = [one for one in self.overrides if canonical({**briefing.branch, **one}) not in briefing.tried]
+        tested = [finding.hypothesis.overrides for finding in briefing.findings if not finding.void]
+        new = [one for one in self.overrides if one not in tested]
         hypotheses = tuple(
             Hypothesis(
                 id="h?",
