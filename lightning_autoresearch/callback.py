@@ -201,6 +201,8 @@ class AutoResearch(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """The same: Lightning calls no `teardown` then."""
         self._unblock(trainer)
+        if self._own_fits is not None:
+            self._own_fits.failed(exception)
 
     def trials(self) -> Iterator[Asked]:
         """The study's trials, to be fitted one by one by the program itself.

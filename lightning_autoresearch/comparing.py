@@ -27,6 +27,8 @@ def _differences(model: Any, fresh: tuple[Any, Any]) -> Iterator[str]:
     for name in {**mine, **one}:
         if _shape(mine.get(name)) != _shape(one.get(name)):
             yield f"{name} is {_shape(mine.get(name))}, and {_shape(one.get(name))} when it is made again"
+        elif mine[name].dtype != one[name].dtype:
+            yield f"{name} is of {mine[name].dtype}, and of {one[name].dtype} when it is made again"
     for name, value in mine.items():
         if value._version > one[name]._version and isinstance(value, torch.nn.Parameter):
             yield f"{name} was changed after the constructor"

@@ -115,6 +115,7 @@ class OwnFits:
         self._executor = HandOver()
         self._study = make_study(self._executor)
         self._run: Run | None = None
+        self._trial: Asked | None = None
         self.summary: StudySummary | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="study", daemon=True)
@@ -142,6 +143,11 @@ class OwnFits:
         if self._run is not None and self._run.training is not None:
             self._run.fitted()
 
+    def failed(self, error: BaseException) -> None:
+        """That fit has raised: it has no outcome but this, whether the program's loop catches it or not."""
+        if self._trial is not None and isinstance(error, Exception):
+            self._trial.failure = error
+
     def trials(self) -> Iterator[Asked]:
         """Every trial of the study, in the order in which it asks for them.
 
@@ -165,6 +171,7 @@ class OwnFits:
         """Yield one trial; take its outcome when the program's loop comes back."""
         run = self._run = Run(job)
         trial = Asked(id=job.trial_id, seed=job.seed, task={"model": {}, "data": {}, "trainer": {}, **job.task})
+        self._trial = trial
         started = time.monotonic()
         with same_environment():
             pl.seed_everything(job.seed, workers=True, verbose=False)

@@ -99,6 +99,10 @@ def another_attribute(model: Plain) -> None:
     model.scale = 2.0
 
 
+def another_precision(model: Plain) -> None:
+    model.double()
+
+
 def another_hyperparameter(model: Plain) -> None:
     model.hparams["step_seconds"] = 0.001
 
@@ -111,6 +115,7 @@ def another_hyperparameter(model: Plain) -> None:
         (another_dropout, "p of net.1 is 0.5, and 0.0 when it is made again"),
         (another_activation, "act is a GELU, and ReLU when it is made again"),
         (another_attribute, "scale of the model is 2.0, and 1.0 when it is made again"),
+        (another_precision, "net.0.weight is of torch.float64, and of torch.float32 when"),
         (another_hyperparameter, "the hyperparameter step_seconds is 0.001, and 0.0 when"),
     ],
 )
@@ -398,3 +403,16 @@ def test_a_baseline_with_other_values_than_the_task_is_refused(folder: Path) -> 
 
     with pytest.raises(InputError, match=r"trial 00001 asks for model.lr: 0.01, and its fit has 0.05"):
         with_another_rate()
+
+
+def test_a_fit_that_raised_has_no_outcome_but_that_even_where_the_loop_catches_it(folder: Path) -> None:
+    (folder / "spec.yaml").write_text(OWN)
+    callback = research(BETTER)
+    for trial in callback.trials():
+        trainer = quiet_trainer(**trial.task["trainer"], callbacks=[callback])
+        try:
+            trainer.fit(Net(**trial.task["model"], fault="raise" if trial["model.lr"] == 0.1 else "none"), *loaders())
+        except RuntimeError:
+            continue
+    assert [one["status"] for one in finished()].count("error") == 1
+    assert callback.values == {}
