@@ -38,7 +38,7 @@ from lightning_autoresearch.live import Build, LiveTask, changed
 from lightning_autoresearch.redaction import without_secret_arguments
 from lightning_autoresearch.runner import Halted, cuda_in_use, isolated, run_job
 from lightning_autoresearch.source import Settings
-from lightning_autoresearch.space import apply_overrides
+from lightning_autoresearch.space import apply_overrides, get_key
 from lightning_autoresearch.spec import Spec, load_live_spec
 from lightning_autoresearch.stopping import Stop, ignored, requeue_signal, stopping
 from lightning_autoresearch.study import Study
@@ -158,7 +158,7 @@ class AutoResearch(pl.Callback):
         self._replaced = [parameter for parameter in before if id(parameter) not in now]
         if self._replaced:
             self._set_up_again(trainer, pl_module)
-        lines = (f"\n  {key}: {_old(live.task, key)!r} -> {value!r}" for key, value in changes.items())
+        lines = (f"\n  {key}: {get_key(live.task, key)!r} -> {value!r}" for key, value in changes.items())
         rank_zero_info(f"AutoResearch: your fit begins with{''.join(lines)}")
 
     def _block(self, trainer: pl.Trainer) -> None:
@@ -402,10 +402,3 @@ def _checkpoint_of(trainer: pl.Trainer) -> Any:
             return frame.f_locals.get("ckpt_path")
         frame = frame.f_back
     return trainer.ckpt_path
-
-
-def _old(task: Mapping[str, Any], key: str) -> Any:
-    node: Any = task
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node

@@ -6,12 +6,15 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_autoresearch import AutoResearch
 from lightning_autoresearch.hypothesis import Briefing, Hypothesis, Prediction, Proposal
 from lightning_autoresearch.space import Value
 
@@ -158,3 +161,25 @@ def quiet_trainer(**settings: Any) -> pl.Trainer:
 def weights(model: torch.nn.Module) -> bytes:
     """All parameters and buffers, bit for bit."""
     return b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+
+
+def empty_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with a spec, and an environment in which nothing was seeded."""
+    monkeypatch.chdir(folder)
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    (folder / "spec.yaml").write_text(SPEC)
+
+
+def research(*proposed: Mapping[str, Value], **options: Any) -> AutoResearch:
+    """The callback with a scientist that proposes just that."""
+    return AutoResearch("spec.yaml", proposer=Says(*proposed), **options)
+
+
+def fit(*callbacks: pl.Callback, model: pl.LightningModule | None = None, **settings: Any) -> pl.Trainer:
+    """A whole program: seed, model, loaders, Trainer, fit."""
+    pl.seed_everything(7, workers=True, verbose=False)
+    trainer = quiet_trainer(callbacks=list(callbacks), **settings)
+    trainer.fit(model or Net(), *loaders())
+    return trainer

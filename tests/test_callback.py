@@ -8,7 +8,7 @@ import random
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -26,7 +26,21 @@ from lightning_autoresearch.chat import ScriptedChat
 from lightning_autoresearch.errors import InputError, SpecError, StudyFailed, StudyMismatch, TrialError
 from lightning_autoresearch.journal import read_journal
 from lightning_autoresearch.trial import TrialStatus
-from tests.live_project import BETTER, SPEC, WORSE, Net, Points, Says, loaders, points, quiet_trainer, weights
+from tests.live_project import (
+    BETTER,
+    SPEC,
+    WORSE,
+    Net,
+    Points,
+    Says,
+    empty_folder,
+    fit,
+    loaders,
+    points,
+    quiet_trainer,
+    research,
+    weights,
+)
 from tests.scientists import WITH_SCIENTIST, answered, idea, op, reply
 
 pytestmark = [
@@ -42,27 +56,11 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory with a spec; the process as it was afterwards."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    (tmp_path / "spec.yaml").write_text(SPEC)
+    empty_folder(tmp_path, monkeypatch)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield tmp_path
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-def research(*proposed: Mapping[str, Any], **options: Any) -> AutoResearch:
-    return AutoResearch("spec.yaml", proposer=Says(*proposed), **options)
-
-
-def fit(*callbacks: pl.Callback, model: pl.LightningModule | None = None, **settings: Any) -> pl.Trainer:
-    """A whole program: seed, model, loaders, Trainer, fit."""
-    pl.seed_everything(7, workers=True, verbose=False)
-    trainer = quiet_trainer(callbacks=list(callbacks), **settings)
-    trainer.fit(model or Net(), *loaders())
-    return trainer
 
 
 def outcome(trainer: pl.Trainer) -> tuple[bytes, float]:
@@ -77,7 +75,7 @@ def statuses(study: Path = Path("studies/live")) -> list[str]:
 # -- the two lines ---------------------------------------------------------------------------------------------------
 
 
-def test_a_plain_script_gets_the_winner_into_its_own_objects() -> None:
+def test_a_plain_script_with_loaders_and_no_datamodule_gets_the_winner_into_its_own_objects() -> None:
     callback = research(BETTER)
     model = Net()
     trainer = fit(callback, model=model)

@@ -13,10 +13,22 @@ import torch
 from lightning.pytorch.callbacks import LearningRateFinder
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_autoresearch import AutoResearch
 from lightning_autoresearch.errors import InputError
 from lightning_autoresearch.journal import read_journal
-from tests.live_project import BETTER, SPEC, WORSE, Net, Points, Says, loaders, points, quiet_trainer, weights
+from tests.live_project import (
+    BETTER,
+    SPEC,
+    WORSE,
+    Net,
+    Points,
+    empty_folder,
+    fit,
+    loaders,
+    points,
+    quiet_trainer,
+    research,
+    weights,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*treespec.*"),
@@ -30,33 +42,16 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    (tmp_path / "spec.yaml").write_text(SPEC)
+    empty_folder(tmp_path, monkeypatch)
     return tmp_path
 
 
-def research(*proposed: Any, **options: Any) -> AutoResearch:
-    return AutoResearch("spec.yaml", proposer=Says(*proposed), **options)
-
-
-def fit(*callbacks: pl.Callback, model: pl.LightningModule | None = None, **settings: Any) -> pl.Trainer:
-    pl.seed_everything(7, workers=True, verbose=False)
-    trainer = quiet_trainer(callbacks=list(callbacks), **settings)
-    trainer.fit(model or Net(), *loaders())
-    return trainer
-
-
-def search(folder: Path, *domains: str, **texts: str) -> None:
+def search(folder: Path, *domains: str) -> None:
     """A spec with these keys instead."""
     head, _, tail = SPEC.partition("search_space:\n")
     rest = tail[tail.index("scales:") :]
-    text = head + "search_space:\n" + "".join(f"  {one}\n" for one in domains) + rest
-    for old, new in texts.items():
-        text = text.replace(old, new)
-    (folder / "spec.yaml").write_text(text)
+    keys = "".join(f"  {one}\n" for one in domains)
+    (folder / "spec.yaml").write_text(f"{head}search_space:\n{keys}{rest}")
 
 
 def finished(study: str = "studies/live") -> list[dict[str, Any]]:
@@ -272,14 +267,12 @@ def test_loaders_that_a_model_or_a_callback_holds_are_there_in_trials() -> None:
     assert {one["status"] for one in finished()} == {"finished"}
     model = Net()
     model.extra = loaders()[1]  # type: ignore[assignment]
-    usual = Net.validation_step
 
     class Looks(pl.Callback):
         def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             assert len(pl_module.extra) == 2  # type: ignore[arg-type]
 
     fit(research(WORSE, study="loader"), Looks(), model=model)
-    assert usual is Net.validation_step
     assert {one["status"] for one in finished("loader")} == {"finished"}
 
 
